@@ -1,0 +1,1 @@
+"""From footage to bucketed training batches; works on the host, without JAX."""

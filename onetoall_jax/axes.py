@@ -1,0 +1,46 @@
+"""Logical axis names of parameters and activations, and the strict constraint."""
+
+import flax.linen as nn
+import jax
+from flax.linen.spmd import RulesFallback
+
+# Activations.
+BATCH = "batch"  # clips
+TOKENS = "tokens"  # query tokens: prefix frame, then the video's
+REFERENCE_TOKENS = "reference_tokens"
+TEXT_TOKENS = "text_tokens"
+EMBED = "embed"  # residual stream, activations
+HEADS = "heads"  # attention heads, or the N*K width they are flattened into
+MLP = "mlp"
+FRAMES = "frames"  # latent or pixel frames
+HEIGHT = "height"
+WIDTH = "width"
+CHANNELS = "channels"
+# Parameters only.
+PARAM_EMBED = "param_embed"  # the D side of a matrix: what FSDP splits
+PARAM_HEADS = "param_heads"  # the N*K side of an attention matrix
+PARAM_MLP = "param_mlp"
+LAYERS = "layers"
+MODULATION = "modulation"
+NORM = "norm"  # scales and biases
+CONV_IN = "conv_in"
+CONV_OUT = "conv_out"
+VOCAB = "vocab"
+
+ALL = tuple(v for k, v in list(vars().items()) if k.isupper() and isinstance(v, str))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Pins the sharding of `x` by logical axis names; None leaves an axis whole.
+
+    Without rules in force it does nothing, so single-device code needs no mesh.
+
+    Raises:
+      ValueError: a name that `ALL` does not list, or a rank that differs.
+    """
+    for name in names:
+        if name is not None and name not in ALL:
+            raise ValueError(f"{name!r} is not a logical axis; known are {ALL}")
+    if len(names) != x.ndim:
+        raise ValueError(f"{len(names)} axis names for an array of rank {x.ndim}")
+    return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)

@@ -1,0 +1,1 @@
+"""Command-line tools; thin, like train.py and sample.py."""
