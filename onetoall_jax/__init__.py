@@ -1,1 +1,1 @@
-"""One-to-All character animation in JAX; importing this package imports nothing else."""
+"""One-to-All character animation in JAX; importing it imports nothing else."""

@@ -1,6 +1,6 @@
 """Compares our code with recorded outputs of the released code, layer by layer.
 
-    python tools/verify_parity.py tests/golden/dit_token_replace tests/golden/schedule.json
+    python tools/verify_parity.py tests/golden/dit_image tests/golden/schedule.json
     python tools/verify_parity.py tests/golden/* --dtype=bfloat16
 
 Exit status: 0 all within tolerance, 1 something past it, 2 a kind it does not know.
@@ -100,6 +100,7 @@ def _entry(table: dict, name: str):
 
 @errors.reported
 def main(argv: Sequence[str]) -> None:
+    """Prints a row for every output of every path; exits as the module says."""
     jax.config.update("jax_default_matmul_precision", "highest")
     if len(argv) < 2:
         raise UserError("Name at least one case directory or table.")

@@ -1,1 +1,1 @@
-"""Networks as pure functions of parameters and arrays; they know no mesh and no file."""
+"""Networks as pure functions of parameters; they know no mesh and no file."""

@@ -72,6 +72,6 @@ class ModelConfig:
 
     @property
     def feature_of_block(self) -> tuple[int, ...]:
-        """Index of the reference feature that each block reads: i // ceil(N / (M+1))."""
+        """Reference feature that each block reads: i // ceil(N / (M+1))."""
         per_feature = -(-self.num_layers // (self.reference_layers + 1))
         return tuple(i // per_feature for i in range(self.num_layers))

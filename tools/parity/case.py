@@ -1,6 +1,7 @@
 """Reads a recorded case and judges outputs against it."""
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import io
@@ -62,8 +63,15 @@ class Case:
         path = (self.path / where).resolve()
         if path.suffix == ".json":
             return generate(json.loads(path.read_text()))
-        ignored = set(self.info.get("ignored_weight_keys", ()))
-        return {k: v for k, v in read_safetensors(path).items() if k not in ignored}
+        ignored = self.info.get("ignored_weight_keys") or ()
+
+        def wanted(key: str) -> bool:
+            return not any(
+                fnmatch.fnmatchcase(key, p) or fnmatch.fnmatchcase(key, p + ".*")
+                for p in ignored
+            )
+
+        return {k: v for k, v in read_safetensors(path).items() if wanted(k)}
 
     def tolerance(self, name: str) -> dict[str, float]:
         """Bounds of an output: its own, or those of "*"."""

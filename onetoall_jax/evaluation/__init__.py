@@ -1,0 +1,1 @@
+"""Measures on frames, wherever they come from."""

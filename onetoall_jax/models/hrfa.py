@@ -1,0 +1,79 @@
+"""Hybrid reference fusion attention: self-attention plus a branch to the reference."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from onetoall_jax import axes
+from onetoall_jax.models.attention import attend
+from onetoall_jax.models.layers import Dense, RMSNorm
+from onetoall_jax.models.rope import Rope
+from onetoall_jax.models.settings import ModelConfig
+
+_IN = (axes.PARAM_EMBED, axes.PARAM_HEADS)
+_OUT = (axes.PARAM_HEADS, axes.PARAM_EMBED)
+
+
+def heads(x: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """[B,T,N*K] -> [B,T,N,K]."""
+    return rearrange(x, "b t (n k) -> b t n k", n=cfg.num_heads)
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions, optionally fused with a reference.
+
+    Two softmaxes share one query; their results are summed before the one output
+    projection. The reference branch turns queries and keys as if all tokens stood in
+    frame 0, so only rows and columns relate a pixel to the reference.
+
+    Source: section 6 of the released model; paper, hybrid reference fusion attention.
+    """
+
+    cfg: ModelConfig
+    reference: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, rope: Rope, feature: jax.Array | None = None
+    ) -> jax.Array:
+        """x [B,T,D], feature [B,R,D] or None -> [B,T,D]."""
+        cfg, dtype = self.cfg, self.dtype
+
+        def dense(name: str, y: jax.Array) -> jax.Array:
+            return Dense(cfg.dim, _IN, dtype, name=name)(y)
+
+        def norm(name: str, y: jax.Array) -> jax.Array:
+            return RMSNorm(cfg.eps, dtype, name=name)(y)
+
+        q = heads(norm("query_norm", dense("query", x)), cfg)
+        k = heads(norm("key_norm", dense("key", x)), cfg)
+        v = heads(dense("value", x), cfg)
+        out = attend(rope.rotate(q), rope.rotate(k), v)
+        if self.reference:
+            rk = heads(norm("reference_key_norm", dense("reference_key", feature)), cfg)
+            rv = heads(dense("reference_value", feature), cfg)
+            still = Rope((1, *rope.grid[1:]), rope.head_dim, rope.theta)
+            out = out + attend(rope.rotate(q, time=False), still.rotate(rk), rv)
+        merged = rearrange(out, "b t n k -> b t (n k)")
+        return Dense(cfg.dim, _OUT, dtype, name="out")(merged)
+
+
+class TextAttention(nn.Module):
+    """Attention from video tokens to text rows; no positions, no mask."""
+
+    cfg: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
+        """x [B,T,D], text [B,L,D] -> [B,T,D]."""
+        cfg, dtype = self.cfg, self.dtype
+        q = Dense(cfg.dim, _IN, dtype, name="query")(x)
+        k = Dense(cfg.dim, _IN, dtype, name="key")(text)
+        v = Dense(cfg.dim, _IN, dtype, name="value")(text)
+        q = heads(RMSNorm(cfg.eps, dtype, name="query_norm")(q), cfg)
+        k = heads(RMSNorm(cfg.eps, dtype, name="key_norm")(k), cfg)
+        out = rearrange(attend(q, k, heads(v, cfg)), "b t n k -> b t (n k)")
+        return Dense(cfg.dim, _OUT, dtype, name="out")(out)

@@ -1,0 +1,205 @@
+"""The small parts every network here is made of: dense, norms, embeddings, patches."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from onetoall_jax import axes
+
+Initializer = Callable[..., jax.Array]
+
+
+def named(init: Initializer, *names: str | None) -> Initializer:
+    """Initialiser whose parameter carries logical axis names."""
+    return nn.with_logical_partitioning(init, names)
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """Uniform in +-1/sqrt(fan_in): the release's default for kernels and biases."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias on the last axis.
+
+    Attributes:
+      features: width of the output.
+      names: logical names of the kernel's two axes.
+      zero_init: start at zero instead of uniform_fan_in.
+    """
+
+    features: int
+    names: tuple[str, str]
+    dtype: jnp.dtype = jnp.float32
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan_in = x.shape[-1]
+        init = nn.initializers.zeros if self.zero_init else uniform_fan_in(fan_in)
+        kernel = self.param("kernel", named(init, *self.names), (fan_in, self.features))
+        bias = self.param("bias", named(init, axes.NORM), (self.features,))
+        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the whole last axis, all heads together.
+
+    The mean square is taken in float32 and the normalised value rounded to `dtype`
+    before the scale, as the released model computes it.
+    """
+
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param(
+            "scale", named(nn.initializers.ones, axes.NORM), (x.shape[-1],)
+        )
+        wide = x.astype(jnp.float32)
+        square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = (wide * jax.lax.rsqrt(square + self.eps)).astype(self.dtype)
+        return normed * scale.astype(self.dtype)
+
+
+def layer_norm(x: jax.Array, eps: float) -> jax.Array:
+    """Zero mean and unit variance over the last axis, in and out in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+class LayerNorm(nn.Module):
+    """layer_norm with scale and bias, computed in float32, returned in `dtype`."""
+
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", named(nn.initializers.ones, axes.NORM), shape)
+        bias = self.param("bias", named(nn.initializers.zeros, axes.NORM), shape)
+        y = layer_norm(x, self.eps)
+        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(
+            self.dtype
+        )
+
+
+class GroupNorm(nn.Module):
+    """Norm over groups of channels and every axis but the first; statistics in float32.
+
+    Pooling over time as well couples all frames of a clip (section 9 of the model).
+    """
+
+    groups: int
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", named(nn.initializers.ones, axes.NORM), shape)
+        bias = self.param("bias", named(nn.initializers.zeros, axes.NORM), shape)
+        wide = rearrange(
+            x.astype(jnp.float32), "b ... (g c) -> b ... g c", g=self.groups
+        )
+        pooled = tuple(a for a in range(1, wide.ndim) if a != wide.ndim - 2)
+        centred = wide - jnp.mean(wide, axis=pooled, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=pooled, keepdims=True)
+        y = rearrange(
+            centred * jax.lax.rsqrt(variance + self.eps), "b ... g c -> b ... (g c)"
+        )
+        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(
+            self.dtype
+        )
+
+
+def sinusoid(timestep: jax.Array, dim: int) -> jax.Array:
+    """Cosines, then sines, of float timesteps [B] at dim/2 frequencies -> [B, dim]."""
+    half = dim // 2
+    frequency = np.power(10000.0, -np.arange(half, dtype=np.float64) / half)
+    angle = timestep.astype(jnp.float32)[:, None] * frequency.astype(np.float32)
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class MLP(nn.Module):
+    """Two dense layers, `in` and `out`, with an activation between them."""
+
+    hidden: int
+    features: int
+    activation: Callable[[jax.Array], jax.Array]
+    names: tuple[str, str, str] = (axes.PARAM_EMBED, axes.PARAM_MLP, axes.PARAM_EMBED)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        first, middle, last = self.names
+        h = Dense(self.hidden, (first, middle), self.dtype, name="in")(x)
+        return Dense(self.features, (middle, last), self.dtype, name="out")(
+            self.activation(h)
+        )
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The tanh form, which the weights were trained with."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+class PatchEmbedding(nn.Module):
+    """Latents [B,f,h,w,C] -> tokens [B,T,D], order frame, row, column."""
+
+    features: int
+    patch: tuple[int, int, int]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        u, p, q = self.patch
+        channels = latents.shape[-1]
+        init = uniform_fan_in(u * p * q * channels)
+        kernel = self.param(
+            "kernel",
+            named(init, None, None, None, axes.CONV_IN, axes.PARAM_EMBED),
+            (u, p, q, channels, self.features),
+        )
+        bias = self.param("bias", named(init, axes.NORM), (self.features,))
+        patches = rearrange(
+            latents.astype(self.dtype),
+            "b (f u) (h p) (w q) c -> b (f h w) (u p q c)",
+            u=u,
+            p=p,
+            q=q,
+        )
+        flat = rearrange(kernel.astype(self.dtype), "u p q c d -> (u p q c) d")
+        return patches @ flat + bias.astype(self.dtype)
+
+
+def unpatchify(
+    x: jax.Array, grid: tuple[int, int, int], patch: tuple[int, int, int]
+) -> jax.Array:
+    """Tokens [B,T,u*p*q*C], channel fastest -> latents [B,f,h,w,C]."""
+    f, h, w = grid
+    u, p, q = patch
+    return rearrange(
+        x,
+        "b (f h w) (u p q c) -> b (f u) (h p) (w q) c",
+        f=f,
+        h=h,
+        w=w,
+        u=u,
+        p=p,
+        q=q,
+    )

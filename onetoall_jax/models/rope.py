@@ -1,0 +1,65 @@
+"""Rotary position embedding over frames, rows and columns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotation of a token grid.
+
+    Attributes:
+      grid: frames, rows, columns of the tokens (the prefix is frame 0).
+      head_dim: even; split in three, rows and columns 2 * (head_dim // 6) each.
+      theta: base of the frequencies.
+    """
+
+    grid: tuple[int, int, int]
+    head_dim: int
+    theta: float
+
+    def rotate(self, x: jax.Array, *, time: bool = True) -> jax.Array:
+        """Turns neighbouring channel pairs of x [B,T,N,K] by their token's angles.
+
+        Args:
+          x: queries or keys of the grid's tokens.
+          time: False leaves the time channels as they are, as if every token stood in
+            frame 0: the form that reference attention uses.
+        Source: section 5 of the model: tables in float64, rotation here in float32.
+        """
+        cos, sin = self._tables(time)
+        pairs = rearrange(x.astype(jnp.float32), "b t n (k two) -> b t n k two", two=2)
+        a, b = pairs[..., 0], pairs[..., 1]
+        turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+        return rearrange(turned, "b t n k two -> b t n (k two)").astype(x.dtype)
+
+    def _tables(self, time: bool) -> tuple[jax.Array, jax.Array]:
+        """cos and sin [T, 1, K/2]; small tables per axis, broadcast when traced."""
+        f, h, w = self.grid
+        side = 2 * (self.head_dim // 6)
+        widths = (self.head_dim - 2 * side, side, side)
+        angles = [
+            np.arange(n)[:, None]
+            * np.power(self.theta, -np.arange(0, a, 2, dtype=np.float64) / a)
+            for n, a in zip(self.grid, widths, strict=True)
+        ]
+        if not time:
+            angles[0] = np.zeros_like(angles[0])
+
+        def spread(fn) -> jax.Array:
+            t, y, x = (jnp.asarray(fn(a).astype(np.float32)) for a in angles)
+            table = jnp.concatenate(
+                [
+                    jnp.broadcast_to(t[:, None, None], (f, h, w, t.shape[-1])),
+                    jnp.broadcast_to(y[None, :, None], (f, h, w, y.shape[-1])),
+                    jnp.broadcast_to(x[None, None, :], (f, h, w, x.shape[-1])),
+                ],
+                axis=-1,
+            )
+            return rearrange(table, "f h w k -> (f h w) 1 k")
+
+        return spread(np.cos), spread(np.sin)
