@@ -42,7 +42,8 @@ def conv3d(
         return out + bias
     if form != "frames":
         raise ValueError(f"form {form!r}: known are {FORMS}")
-    return _sum_over_time(x, kernel, strides) + bias
+    # One rounding for sum and bias, as one 3D convolution would have.
+    return (_sum_over_time(x, kernel, strides) + bias).astype(x.dtype)
 
 
 def _sum_over_time(
@@ -61,6 +62,7 @@ def _sum_over_time(
             tuple(in_space),
             "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=jnp.float32,
         )
         total = y if total is None else total + y
     assert total is not None

@@ -79,7 +79,7 @@ class PoseResNet(nn.Module):
         for i, strides in enumerate(cfg.pose_strides):
             x = Level(cfg, strides, dtype, name=f"level_{i}")(x)
             # Kept for inspection; costs nothing unless asked for.
-            self.sow("intermediates", f"level_{i}", x)
+            self.sow("intermediates", f"after_level_{i}", x)
         out = CausalConv(cfg.dim, dtype=dtype, zero_init=True, name="conv_out")
         return out(x)
 

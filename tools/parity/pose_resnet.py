@@ -41,6 +41,6 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
 
     tokens, kept = forward(jnp.asarray(pixels(case.inputs["pose_video_u8"])))
     levels = kept["intermediates"]
-    yield "down1", first(levels["level_1"][0])
-    yield "down3", first(levels["level_3"][0])
+    yield "down1", first(levels["after_level_1"][0])
+    yield "down3", first(levels["after_level_3"][0])
     yield "tokens", first(tokens)

@@ -1,0 +1,1 @@
+"""Foreign checkpoints to our parameters and back, by tables of names."""

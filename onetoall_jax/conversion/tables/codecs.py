@@ -1,0 +1,202 @@
+"""Keys of the Wan 2.1 VAE and of the umT5 encoder, in both layouts of each."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from onetoall_jax.conversion.tables.entry import CONV, SCALE, Entry, entries
+
+Shapes = Mapping[str, Sequence[int]]
+
+_GAMMA3 = (("/scale", ".gamma", "gamma3"),)
+_GAMMA2 = (("/scale", ".gamma", "gamma2"),)
+_WEIGHT = (("/kernel", ".weight", "dense"),)
+
+
+def vae_table(levels: int, blocks: int, shortcuts: Sequence[str]) -> list[Entry]:
+    """All lines of a VAE.
+
+    Args:
+      levels: resolutions, 4 for Wan 2.1.
+      blocks: residual blocks of an encoder level, 2 for Wan 2.1.
+      shortcuts: our names of the residual blocks that change the width.
+    Source: section 4 of the released checkpoints' page.
+    """
+    made = entries("quant_conv", "quant_conv", None, *CONV)
+    made += entries("post_quant_conv", "post_quant_conv", None, *CONV)
+    for side in ("encoder", "decoder"):
+        for name in ("conv_in", "conv_out"):
+            made += entries(f"{side}/{name}", f"{side}.{name}", None, *CONV)
+        made += entries(f"{side}/norm_out", f"{side}.norm_out", None, *_GAMMA3)
+        made += _middle(side)
+    for level in range(levels):
+        made += _encoder_level(level, levels, blocks, shortcuts)
+        made += _decoder_level(level, levels, blocks, shortcuts)
+    return made
+
+
+def _residual(ours: str, theirs: str, shortcuts: Sequence[str]) -> list[Entry]:
+    made = []
+    for n in (1, 2):
+        made += entries(f"{ours}/norm{n}", f"{theirs}.norm{n}", None, *_GAMMA3)
+        made += entries(f"{ours}/conv{n}", f"{theirs}.conv{n}", None, *CONV)
+    if ours in shortcuts:
+        made += entries(f"{ours}/shortcut", f"{theirs}.conv_shortcut", None, *CONV)
+    return made
+
+
+def _middle(side: str) -> list[Entry]:
+    ours, theirs = f"{side}/mid", f"{side}.mid_block"
+    attention = f"{theirs}.attentions.0"
+    return [
+        *_residual(f"{ours}/res_0", f"{theirs}.resnets.0", ()),
+        *entries(f"{ours}/attention/norm", f"{attention}.norm", None, *_GAMMA2),
+        *entries(f"{ours}/attention/qkv", f"{attention}.to_qkv", None, *CONV),
+        *entries(f"{ours}/attention/out", f"{attention}.proj", None, *CONV),
+        *_residual(f"{ours}/res_1", f"{theirs}.resnets.1", ()),
+    ]
+
+
+def _resample(ours: str, theirs: str, in_time: bool) -> list[Entry]:
+    made = entries(f"{ours}/conv", f"{theirs}.resample.1", None, *CONV)
+    if in_time:
+        made += entries(f"{ours}/time_conv", f"{theirs}.time_conv", None, *CONV)
+    return made
+
+
+def _encoder_level(
+    level: int, levels: int, blocks: int, shortcuts: Sequence[str]
+) -> list[Entry]:
+    made = []
+    start = level * (blocks + 1)
+    for r in range(blocks):
+        ours = f"encoder/level_{level}/res_{r}"
+        made += _residual(ours, f"encoder.down_blocks.{start + r}", shortcuts)
+    if level < levels - 1:
+        key = f"encoder.down_blocks.{start + blocks}"
+        # Wan halves time at every level but the first.
+        made += _resample(f"encoder/level_{level}/down", key, level > 0)
+    return made
+
+
+def _decoder_level(
+    level: int, levels: int, blocks: int, shortcuts: Sequence[str]
+) -> list[Entry]:
+    made = []
+    key = f"decoder.up_blocks.{level}"
+    for r in range(blocks + 1):
+        ours = f"decoder/level_{level}/res_{r}"
+        made += _residual(ours, f"{key}.resnets.{r}", shortcuts)
+    if level < levels - 1:
+        ours = f"decoder/level_{level}/up"
+        made += _resample(ours, f"{key}.upsamplers.0", level < levels - 2)
+    return made
+
+
+_VAE_ORIGINAL = (
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+    (r"^(encoder|decoder)\.conv_in\.", r"\1.conv1."),
+    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+    (r"^encoder\.down_blocks\.", "encoder.downsamples."),
+    (r"\.norm1\.", ".residual.0."),
+    (r"\.conv1\.(?=weight|bias)", ".residual.2."),
+    (r"\.norm2\.", ".residual.3."),
+    (r"\.conv2\.(?=weight|bias)", ".residual.6."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+)
+
+
+def vae_original_name(key: str) -> str:
+    """Name in Wan's original VAE file of a key in Diffusers' layout."""
+    key = re.sub(
+        r"^decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.",
+        lambda m: _upsample_name(int(m[1]), m[2], int(m[3])),
+        key,
+    )
+    top = re.match(
+        r"^(quant_conv|post_quant_conv|encoder\.conv_in|decoder\.conv_in)\.", key
+    )
+    for pattern, replacement in _VAE_ORIGINAL:
+        if top and ".conv" in pattern and "residual" in replacement:
+            continue
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _upsample_name(block: int, what: str, index: int) -> str:
+    # The original counts three residual blocks and an upsampler as four.
+    within = index if what == "resnets" else 3
+    return f"decoder.upsamples.{4 * block + within}."
+
+
+def infer_vae(shapes: Shapes) -> dict[str, int]:
+    """base_dim, z_dim and the multiples of the base width, from the shapes.
+
+    `shapes` has Diffusers' names.
+    """
+    base = shapes["encoder.conv_in.weight"][0]
+    widths = [
+        shapes[f"encoder.down_blocks.{3 * level + 1}.conv2.weight"][0]
+        for level in range(4)
+    ]
+    return {
+        "base_dim": base,
+        "z_dim": shapes["post_quant_conv.weight"][0],
+        "dim_mult": tuple(w // base for w in widths),  # type: ignore[dict-item]
+    }
+
+
+def umt5_table(num_layers: int) -> list[Entry]:
+    """All lines of the encoder, transformers' names.
+
+    Source: section 5 of the released VAE and text encoder page.
+    """
+    layers = range(num_layers)
+    made = [Entry("embedding", ("shared.weight",))]
+    made += entries("final_norm", "encoder.final_layer_norm", None, *SCALE)
+    attention = "encoder.block.{i}.layer.0"
+    mlp = "encoder.block.{i}.layer.1"
+    made += entries("blocks/attention_norm", f"{attention}.layer_norm", layers, *SCALE)
+    for name, key in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
+        theirs = f"{attention}.SelfAttention.{key}"
+        made += entries(f"blocks/attention/{name}", theirs, layers, *_WEIGHT)
+    bias = f"{attention}.SelfAttention.relative_attention_bias"
+    made += entries("blocks", bias, layers, ("/position_bias", ".weight", "same"))
+    made += entries("blocks/mlp_norm", f"{mlp}.layer_norm", layers, *SCALE)
+    for name, key in (("gate", "wi_0"), ("in", "wi_1"), ("out", "wo")):
+        theirs = f"{mlp}.DenseReluDense.{key}"
+        made += entries(f"blocks/mlp/{name}", theirs, layers, *_WEIGHT)
+    return made
+
+
+_UMT5_ORIGINAL = (
+    (r"^shared\.weight$", "token_embedding.weight"),
+    (r"^encoder\.final_layer_norm\.", "norm."),
+    (r"^encoder\.block\.(\d+)\.layer\.0\.layer_norm\.", r"blocks.\1.norm1."),
+    (
+        r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.",
+        r"blocks.\1.pos_embedding.embedding.",
+    ),
+    (r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.", r"blocks.\1.attn."),
+    (r"^encoder\.block\.(\d+)\.layer\.1\.layer_norm\.", r"blocks.\1.norm2."),
+    (
+        r"^encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wi_0\.",
+        r"blocks.\1.ffn.gate.0.",
+    ),
+    (
+        r"^encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wi_1\.",
+        r"blocks.\1.ffn.fc1.",
+    ),
+    (r"^encoder\.block\.(\d+)\.layer\.1\.DenseReluDense\.wo\.", r"blocks.\1.ffn.fc2."),
+)
+
+
+def umt5_original_name(key: str) -> str:
+    """Name in Wan's original text encoder file of a key of transformers."""
+    for pattern, replacement in _UMT5_ORIGINAL:
+        key = re.sub(pattern, replacement, key)
+    return key
