@@ -37,7 +37,7 @@ def check(table: Mapping[str, Any]) -> Iterator[Row]:
     state = tx.init(params)
     steps = zip(table["gradients"], table["after_step"], strict=True)
     for step, (gradient, after) in enumerate(steps):
-        norm = optax.global_norm(_arrays(gradient))
+        norm = optax.tree.norm(_arrays(gradient))
         direction, state = tx.update(_arrays(gradient), state, params)
         params = optimizer.apply(params, direction, config.learning_rate)
         ours = {"global_norm": norm, **params}

@@ -35,7 +35,7 @@ def check(table: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def counts(params: Any, stage: str) -> dict[str, dict[str, dict[str, int]]]:
-    """"trainable" and "frozen" -> official pattern -> tensors and elements."""
+    """ "trainable" and "frozen" -> official pattern -> tensors and elements."""
     leaves = trees.flatten(params)
     hit = trees.matches(stages.patterns(stage))
     made: dict = {"trainable": {}, "frozen": {}}

@@ -1,0 +1,1 @@
+"""Devices: the mesh, the rules from logical axes to it, the start of several hosts."""

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from onetoall_jax.errors import UserError
+from onetoall_jax.training import optimizer
+from onetoall_jax.training.settings import OptimizerConfig
+from tools.parity import optimizer as parity
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "optimizer.json"
+
+
+def test_five_steps_equal_the_recorded_ones():
+    rows = list(parity.check(json.loads(GOLDEN.read_text())))
+    assert len(rows) == 15
+    assert all(row.passed for row in rows), rows
+
+
+def test_rate_climbs_from_zero_and_stays():
+    config = OptimizerConfig(learning_rate=2.0, warmup_steps=4)
+    rates = [optimizer.learning_rate(config, k, 100) for k in (0, 1, 4, 99)]
+    assert rates == [0.0, 0.5, 2.0, 2.0]
+
+
+def test_rate_falls_linearly_to_its_last_share():
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=0, decay_from=0.5, final_rate=0.2
+    )
+    rates = [optimizer.learning_rate(config, k, 10) for k in (0, 5, 6, 10)]
+    np.testing.assert_allclose(rates, [1.0, 1.0, 1 - 0.8 / 5, 0.2])
+
+
+def test_decay_on_matrices_leaves_biases_and_tables_alone():
+    params = {"a": {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))}}
+    zero = {"a": {"kernel": jnp.zeros((2, 3, 3)), "bias": jnp.zeros((2, 3))}}
+    tx = optimizer.transform(OptimizerConfig(weight_decay=0.5, decay_on="matrices"))
+    direction, _ = tx.update(zero, tx.init(params), params)
+    assert float(direction["a"]["kernel"].min()) == 0.5
+    assert float(direction["a"]["bias"].max()) == 0.0
+    with pytest.raises(UserError, match="'all' or 'matrices'"):
+        optimizer.transform(OptimizerConfig(decay_on="kernels"))
+
+
+def test_without_a_clip_norm_large_gradients_stay():
+    big = {"w": jnp.array([3.0, 4.0])}
+    for clip, want in ((0.0, 0.4), (1.0, 0.08)):
+        config = OptimizerConfig(clip_norm=clip, beta1=0.0, beta2=0.0, eps=45.0)
+        tx = optimizer.transform(config)
+        direction, _ = tx.update(big, tx.init(big), big)
+        scale = 5 if clip else 1
+        assert float(direction["w"][1]) == pytest.approx(
+            (4 / scale) / (4 / scale + 45) + 4e-4, rel=1e-5
+        ), want
+
+
+def test_running_mean_forgets_its_start():
+    mean, params = {"w": jnp.float32(0.0)}, {"w": jnp.float32(1.0)}
+    early = optimizer.ema(mean, params, jnp.int32(0), 0.99)
+    late = optimizer.ema(mean, params, jnp.int32(10_000), 0.99)
+    assert float(early["w"]) == pytest.approx(0.9)
+    assert float(late["w"]) == pytest.approx(0.01, rel=1e-4)
