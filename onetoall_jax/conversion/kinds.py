@@ -74,8 +74,8 @@ def table(kind: str, leaves: Mapping[str, Sequence[int]]) -> list[Entry]:
 def _tables() -> dict[str, Callable[[Mapping[str, Sequence[int]]], list[Entry]]]:
     return {
         **dict.fromkeys(DENOISERS, _denoiser),
-        "vae": _vae,
-        "vae_original": _vae,
+        "vae": codecs.vae_table,
+        "vae_original": codecs.vae_table,
         "umt5": lambda leaves: codecs.umt5_table(leaves["blocks/position_bias"][0]),
         "umt5_original": lambda leaves: codecs.umt5_table(
             leaves["blocks/position_bias"][0]
@@ -97,22 +97,6 @@ def _denoiser(leaves: Mapping[str, Sequence[int]]) -> list[Entry]:
         reference_layers=stacked("reference_extractor/blocks/modulation"),
         pose_layers=stacked("pose_control/blocks/modulation"),
         pose_levels=sum(itertools.takewhile(bool, levels)),
-    )
-
-
-def _vae(leaves: Mapping[str, Sequence[int]]) -> list[Entry]:
-    def count(pattern: str) -> int:
-        return next(i for i in range(99) if pattern.format(i) not in leaves)
-
-    shortcuts = [
-        name.removesuffix("/shortcut/kernel")
-        for name in leaves
-        if name.endswith("/shortcut/kernel")
-    ]
-    return codecs.vae_table(
-        count("encoder/level_{}/res_0/conv1/kernel"),
-        count("encoder/level_0/res_{}/conv1/kernel"),
-        shortcuts,
     )
 
 

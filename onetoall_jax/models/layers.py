@@ -203,3 +203,38 @@ def unpatchify(
         p=p,
         q=q,
     )
+
+
+class Conv2D(nn.Module):
+    """Convolution of pictures [B,h,w,C].
+
+    Attributes:
+      size: of the square kernel.
+      stride: of rows and columns.
+      padding: "SAME", or (before, after) of rows and of columns.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    dtype: jnp.dtype = jnp.float32
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        init = uniform_fan_in(self.size**2 * x.shape[-1])
+        if self.zero_init:
+            init = nn.initializers.zeros
+        names = (None, None, axes.CONV_IN, axes.CONV_OUT)
+        kernel = self.param("kernel", named(init, *names), shape)
+        bias = self.param("bias", named(init, axes.NORM), (self.features,))
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + bias.astype(self.dtype)

@@ -4,33 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from onetoall_jax import axes
-from onetoall_jax.models.layers import GroupNorm, named, uniform_fan_in
+from onetoall_jax.models.layers import Conv2D, GroupNorm
 from onetoall_jax.models.settings import ModelConfig
-
-
-class Conv2D(nn.Module):
-    """3x3 convolution, stride 1, zero padding, on [B,h,w,C]."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    zero_init: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (3, 3, x.shape[-1], self.features)
-        init = nn.initializers.zeros if self.zero_init else uniform_fan_in(9 * shape[2])
-        names = (None, None, axes.CONV_IN, axes.CONV_OUT)
-        kernel = self.param("kernel", named(init, *names), shape)
-        bias = self.param("bias", named(init, axes.NORM), (self.features,))
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, 1),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return y + bias.astype(self.dtype)
 
 
 class _Residual(nn.Module):
@@ -42,9 +17,9 @@ class _Residual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
-        h = Conv2D(self.features, self.dtype, name="conv1")(h)
+        h = Conv2D(self.features, dtype=self.dtype, name="conv1")(h)
         h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
-        return x + Conv2D(self.features, self.dtype, name="conv2")(h)
+        return x + Conv2D(self.features, dtype=self.dtype, name="conv2")(h)
 
 
 class PrefixEncoder(nn.Module):
@@ -62,11 +37,11 @@ class PrefixEncoder(nn.Module):
     def __call__(self, reference: jax.Array) -> jax.Array:
         cfg, dtype = self.cfg, self.dtype
         width = cfg.prefix_channels
-        x = Conv2D(width, dtype, name="conv_in")(reference[:, 0])
+        x = Conv2D(width, dtype=dtype, name="conv_in")(reference[:, 0])
         for i in range(3):
             residual = _Residual(
                 width, cfg.pose_norm_groups, cfg.eps, dtype, name=f"res_{i}"
             )
             x = residual(x)
-        out = Conv2D(cfg.in_channels, dtype, zero_init=True, name="conv_out")
+        out = Conv2D(cfg.in_channels, dtype=dtype, zero_init=True, name="conv_out")
         return out(x)[:, None]

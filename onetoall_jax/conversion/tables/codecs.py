@@ -1,7 +1,8 @@
 """Keys of the Wan 2.1 VAE and of the umT5 encoder, in both layouts of each."""
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onetoall_jax.conversion.tables.entry import CONV, SCALE, Entry, entries
 
@@ -12,35 +13,36 @@ _GAMMA2 = (("/scale", ".gamma", "gamma2"),)
 _WEIGHT = (("/kernel", ".weight", "dense"),)
 
 
-def vae_table(levels: int, blocks: int, shortcuts: Sequence[str]) -> list[Entry]:
-    """All lines of a VAE.
+def vae_table(leaves: Collection[str]) -> list[Entry]:
+    """All lines of a VAE with leaves of these names of ours.
 
-    Args:
-      levels: resolutions, 4 for Wan 2.1.
-      blocks: residual blocks of an encoder level, 2 for Wan 2.1.
-      shortcuts: our names of the residual blocks that change the width.
     Source: section 4 of the released checkpoints' page.
     """
     made = entries("quant_conv", "quant_conv", None, *CONV)
     made += entries("post_quant_conv", "post_quant_conv", None, *CONV)
+    levels = _count("encoder/level_{}/res_0/conv1/kernel", leaves)
+    blocks = _count("encoder/level_0/res_{}/conv1/kernel", leaves)
     for side in ("encoder", "decoder"):
         for name in ("conv_in", "conv_out"):
             made += entries(f"{side}/{name}", f"{side}.{name}", None, *CONV)
         made += entries(f"{side}/norm_out", f"{side}.norm_out", None, *_GAMMA3)
         made += _middle(side)
     for level in range(levels):
-        made += _encoder_level(level, levels, blocks, shortcuts)
-        made += _decoder_level(level, levels, blocks, shortcuts)
-    return made
+        made += _encoder_level(level, levels, blocks)
+        made += _decoder_level(level, levels, blocks)
+    return [e for e in made if e.leaf in leaves]
 
 
-def _residual(ours: str, theirs: str, shortcuts: Sequence[str]) -> list[Entry]:
-    made = []
+def _count(pattern: str, leaves: Collection[str]) -> int:
+    return next(i for i in itertools.count() if pattern.format(i) not in leaves)
+
+
+def _residual(ours: str, theirs: str) -> list[Entry]:
+    """One residual block; the caller drops the shortcut where the model has none."""
+    made = entries(f"{ours}/shortcut", f"{theirs}.conv_shortcut", None, *CONV)
     for n in (1, 2):
         made += entries(f"{ours}/norm{n}", f"{theirs}.norm{n}", None, *_GAMMA3)
         made += entries(f"{ours}/conv{n}", f"{theirs}.conv{n}", None, *CONV)
-    if ours in shortcuts:
-        made += entries(f"{ours}/shortcut", f"{theirs}.conv_shortcut", None, *CONV)
     return made
 
 
@@ -48,47 +50,38 @@ def _middle(side: str) -> list[Entry]:
     ours, theirs = f"{side}/mid", f"{side}.mid_block"
     attention = f"{theirs}.attentions.0"
     return [
-        *_residual(f"{ours}/res_0", f"{theirs}.resnets.0", ()),
+        *_residual(f"{ours}/res_0", f"{theirs}.resnets.0"),
         *entries(f"{ours}/attention/norm", f"{attention}.norm", None, *_GAMMA2),
         *entries(f"{ours}/attention/qkv", f"{attention}.to_qkv", None, *CONV),
         *entries(f"{ours}/attention/out", f"{attention}.proj", None, *CONV),
-        *_residual(f"{ours}/res_1", f"{theirs}.resnets.1", ()),
+        *_residual(f"{ours}/res_1", f"{theirs}.resnets.1"),
     ]
 
 
-def _resample(ours: str, theirs: str, in_time: bool) -> list[Entry]:
+def _resample(ours: str, theirs: str) -> list[Entry]:
     made = entries(f"{ours}/conv", f"{theirs}.resample.1", None, *CONV)
-    if in_time:
-        made += entries(f"{ours}/time_conv", f"{theirs}.time_conv", None, *CONV)
-    return made
+    return made + entries(f"{ours}/time_conv", f"{theirs}.time_conv", None, *CONV)
 
 
-def _encoder_level(
-    level: int, levels: int, blocks: int, shortcuts: Sequence[str]
-) -> list[Entry]:
+def _encoder_level(level: int, levels: int, blocks: int) -> list[Entry]:
     made = []
     start = level * (blocks + 1)
     for r in range(blocks):
         ours = f"encoder/level_{level}/res_{r}"
-        made += _residual(ours, f"encoder.down_blocks.{start + r}", shortcuts)
+        made += _residual(ours, f"encoder.down_blocks.{start + r}")
     if level < levels - 1:
         key = f"encoder.down_blocks.{start + blocks}"
-        # Wan halves time at every level but the first.
-        made += _resample(f"encoder/level_{level}/down", key, level > 0)
+        made += _resample(f"encoder/level_{level}/down", key)
     return made
 
 
-def _decoder_level(
-    level: int, levels: int, blocks: int, shortcuts: Sequence[str]
-) -> list[Entry]:
+def _decoder_level(level: int, levels: int, blocks: int) -> list[Entry]:
     made = []
     key = f"decoder.up_blocks.{level}"
     for r in range(blocks + 1):
-        ours = f"decoder/level_{level}/res_{r}"
-        made += _residual(ours, f"{key}.resnets.{r}", shortcuts)
+        made += _residual(f"decoder/level_{level}/res_{r}", f"{key}.resnets.{r}")
     if level < levels - 1:
-        ours = f"decoder/level_{level}/up"
-        made += _resample(ours, f"{key}.upsamplers.0", level < levels - 2)
+        made += _resample(f"decoder/level_{level}/up", f"{key}.upsamplers.0")
     return made
 
 
@@ -103,9 +96,9 @@ _VAE_ORIGINAL = (
     (r"\.conv_out\.", ".head.2."),
     (r"^encoder\.down_blocks\.", "encoder.downsamples."),
     (r"\.norm1\.", ".residual.0."),
-    (r"\.conv1\.(?=weight|bias)", ".residual.2."),
+    (r"(?<!encoder)(?<!decoder)\.conv1\.", ".residual.2."),
     (r"\.norm2\.", ".residual.3."),
-    (r"\.conv2\.(?=weight|bias)", ".residual.6."),
+    (r"\.conv2\.", ".residual.6."),
     (r"\.conv_shortcut\.", ".shortcut."),
 )
 
@@ -117,12 +110,7 @@ def vae_original_name(key: str) -> str:
         lambda m: _upsample_name(int(m[1]), m[2], int(m[3])),
         key,
     )
-    top = re.match(
-        r"^(quant_conv|post_quant_conv|encoder\.conv_in|decoder\.conv_in)\.", key
-    )
     for pattern, replacement in _VAE_ORIGINAL:
-        if top and ".conv" in pattern and "residual" in replacement:
-            continue
         key = re.sub(pattern, replacement, key)
     return key
 

@@ -1,0 +1,259 @@
+"""The Wan 2.1 causal 3D VAE, encoded and decoded in chunks of time."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from onetoall_jax.models.vae_layers import (
+    CausalConv,
+    Down,
+    FrameAttention,
+    Memory,
+    PixelNorm,
+    Residual,
+    Up,
+)
+
+Params = Any
+
+# Per-channel mean and standard deviation of Wan 2.1's latents, in channel order.
+WAN_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the VAE.
+
+    Attributes:
+      base_dim: channels at full resolution; level i has base_dim * dim_mult[i].
+      z_dim: latent channels.
+      res_blocks: residual blocks of an encoder level; a decoder level has one more.
+      down_in_time: for each level but the last, does it halve time as well?
+      mean, std: of the latents, per channel.
+    """
+
+    base_dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    down_in_time: tuple[bool, ...] = (False, True, True)
+    mean: tuple[float, ...] = WAN_MEAN
+    std: tuple[float, ...] = WAN_STD
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames in a latent frame after the first."""
+        return 2 ** sum(self.down_in_time)
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels in a latent pixel, each way."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+
+class _Middle(nn.Module):
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+        x = Residual(x.shape[-1], self.dtype, name="res_0")(x, memory)
+        x = FrameAttention(self.dtype, name="attention")(x)
+        return Residual(x.shape[-1], self.dtype, name="res_1")(x, memory)
+
+
+class _EncoderLevel(nn.Module):
+    features: int
+    blocks: int
+    down: bool
+    in_time: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+        for r in range(self.blocks):
+            x = Residual(self.features, self.dtype, name=f"res_{r}")(x, memory)
+        return (
+            Down(self.in_time, self.dtype, name="down")(x, memory) if self.down else x
+        )
+
+
+class _DecoderLevel(nn.Module):
+    features: int
+    blocks: int
+    up: bool
+    in_time: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+        for r in range(self.blocks):
+            x = Residual(self.features, self.dtype, name=f"res_{r}")(x, memory)
+        return Up(self.in_time, self.dtype, name="up")(x, memory) if self.up else x
+
+
+class Encoder(nn.Module):
+    """A chunk of frames to a chunk of pre-quantisation latents."""
+
+    cfg: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+        """x [B,F,H,W,3], one or `temporal_stride` frames -> [B,1,h,w,2 z_dim]."""
+        cfg, dtype = self.cfg, self.dtype
+        x = CausalConv(cfg.base_dim, dtype=dtype, name="conv_in")(x, memory)
+        self.sow("intermediates", "after_conv_in", x)
+        for i, mult in enumerate(cfg.dim_mult):
+            down = i < len(cfg.dim_mult) - 1
+            level = _EncoderLevel(
+                cfg.base_dim * mult,
+                cfg.res_blocks,
+                down,
+                down and cfg.down_in_time[i],
+                dtype,
+                name=f"level_{i}",
+            )
+            x = level(x, memory)
+        x = _Middle(dtype, name="mid")(x, memory)
+        self.sow("intermediates", "after_mid", x)
+        x = nn.silu(PixelNorm(dtype, name="norm_out")(x))
+        return CausalConv(2 * cfg.z_dim, dtype=dtype, name="conv_out")(x, memory)
+
+
+class Decoder(nn.Module):
+    """One latent frame to a chunk of frames."""
+
+    cfg: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+        """x [B,1,h,w,z_dim] -> [B,F,H,W,3], one frame or `temporal_stride` of them."""
+        cfg, dtype = self.cfg, self.dtype
+        widths = [cfg.base_dim * mult for mult in reversed(cfg.dim_mult)]
+        x = CausalConv(widths[0], dtype=dtype, name="conv_in")(x, memory)
+        x = _Middle(dtype, name="mid")(x, memory)
+        self.sow("intermediates", "after_mid", x)
+        in_time = (*reversed(cfg.down_in_time), False)
+        for i, width in enumerate(widths):
+            up = i < len(widths) - 1
+            level = _DecoderLevel(
+                width, cfg.res_blocks + 1, up, in_time[i], dtype, name=f"level_{i}"
+            )
+            x = level(x, memory)
+            self.sow("intermediates", f"after_level_{i}", x)
+        x = nn.silu(PixelNorm(dtype, name="norm_out")(x))
+        return CausalConv(3, dtype=dtype, name="conv_out")(x, memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE:
+    """Encoder, decoder and the constants between them, as functions of parameters."""
+
+    cfg: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, boxed with logical axis names."""
+        cfg, side = self.cfg, self.cfg.spatial_stride
+        keys = jax.random.split(key, 4)
+        frame = jnp.zeros((1, 1, side, side, 3))
+        latent = jnp.zeros((1, 1, 1, 1, cfg.z_dim))
+        double = latent.repeat(2, -1)
+        return {
+            "encoder": Encoder(cfg).init(keys[0], frame, Memory(None))["params"],
+            "decoder": Decoder(cfg).init(keys[1], latent, Memory(None))["params"],
+            "quant_conv": _quant(2 * cfg.z_dim).init(keys[2], double)["params"],
+            "post_quant_conv": _quant(cfg.z_dim).init(keys[3], latent)["params"],
+        }
+
+    def abstract(self) -> Params:
+        """Shapes and types of `init`, unboxed."""
+        return nn.meta.unbox(jax.eval_shape(self.init, jax.random.key(0)))
+
+    def moments(self, params: Params, frames: jax.Array) -> jax.Array:
+        """Posterior mean, before normalisation.
+
+        Args:
+          frames: [B, 1 + 4n, H, W, 3] in -1..1.
+        Returns:
+          [B, 1 + n, h, w, z_dim].
+        """
+        double = self._chunks(Encoder, params["encoder"], frames, self._stride)
+        quantised = _quant(2 * self.cfg.z_dim, self.dtype).apply(
+            {"params": params["quant_conv"]}, double
+        )
+        return quantised[..., : self.cfg.z_dim]  # type: ignore[index]
+
+    def encode(self, params: Params, frames: jax.Array) -> jax.Array:
+        """Frames [B,F,H,W,3] in -1..1 -> normalised latents [B,f,h,w,z_dim]."""
+        mean, std = self._constants()
+        return (self.moments(params, frames) - mean) / std
+
+    def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+        """Normalised latents [B,f,h,w,z_dim] -> frames [B,F,H,W,3] in -1..1."""
+        mean, std = self._constants()
+        z = latents.astype(self.dtype) * std + mean
+        z = _quant(self.cfg.z_dim, self.dtype).apply(
+            {"params": params["post_quant_conv"]}, z
+        )
+        frames = self._chunks(Decoder, params["decoder"], z, 1)
+        return jnp.clip(frames, -1, 1)
+
+    @property
+    def _stride(self) -> int:
+        return self.cfg.temporal_stride
+
+    def _constants(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = (np.asarray(v, np.float32) for v in (self.cfg.mean, self.cfg.std))
+        return mean.astype(self.dtype), std.astype(self.dtype)
+
+    def chunk(
+        self,
+        network: type[Encoder] | type[Decoder],
+        params: Params,
+        x: jax.Array,
+        past: tuple[jax.Array, ...] | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """One chunk: (output, what the next chunk needs)."""
+        memory = Memory(past)
+        y = network(self.cfg, self.dtype).apply({"params": params}, x, memory)
+        return y, memory.kept  # type: ignore[return-value]
+
+    def _chunks(
+        self,
+        network: type[Encoder] | type[Decoder],
+        params: Params,
+        x: jax.Array,
+        length: int,
+    ) -> jax.Array:
+        """The first frame alone, then chunks of `length` under one scan."""
+        x = x.astype(self.dtype)
+        y, past = self.chunk(network, params, x[:, :1], None)
+        rest = x[:, 1:]
+        if not rest.shape[1]:
+            return y
+        chunks = rearrange(rest, "b (i f) h w c -> i b f h w c", f=length)
+
+        def step(past: tuple, one: jax.Array) -> tuple[tuple, jax.Array]:
+            out, kept = self.chunk(network, params, one, past)
+            return kept, out
+
+        _, outs = jax.lax.scan(step, past, chunks)
+        return jnp.concatenate([y, rearrange(outs, "i b f ... -> b (i f) ...")], axis=1)
+
+
+def _quant(features: int, dtype: jnp.dtype = jnp.float32) -> CausalConv:
+    return CausalConv(features, (1, 1, 1), dtype)
