@@ -94,6 +94,6 @@ def reference_latents(
 
 
 def black_latents(codec: Codec, params: Params, height: int, width: int) -> jax.Array:
-    """[1,1,h,w,2C] of a dropped reference: a black picture, a mask that hides nothing."""
+    """[1,1,h,w,2C] of a dropped reference: black, with a mask that hides nothing."""
     black = codec.encode(params, -jnp.ones((1, 1, height, width, 3)))
     return jnp.concatenate([black, black], axis=-1)

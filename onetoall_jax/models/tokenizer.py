@@ -37,7 +37,7 @@ class Tokenizer:
             raise UserError(f"{path} is not a sentencepiece model.") from error
 
     def __call__(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, mask), each [length] int32; a longer prompt is cut before the end token.
+        """(ids, mask), each [length] int32; a long prompt is cut before its end.
 
         The text is cleaned first; an empty one is the end token alone.
         """

@@ -1,0 +1,1 @@
+"""Whole-body key points: where they come from, their layouts, and their drawing."""
