@@ -58,16 +58,19 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     if config["token_replace"]:
         clean = jnp.asarray(last(inputs["prev_latents"]))
         context = Context(clean, jnp.ones(len(clean), bool))
-        noise = noise.at[:, :CONTEXT_LATENTS].set(clean)
     skip = CONTEXT_LATENTS if context else 0
 
     @jax.jit
     def forward(params: Any) -> tuple[jax.Array, jax.Array]:
         flags = context.given if context else None
         conditions = denoiser.conditions(params, given, pose)
-        start = denoiser.sigmas[0] * flow.TIMESTEPS
-        v = denoiser.velocity(params, given, conditions, noise, start, flags)
+        start = noise
+        if context:
+            start = start.at[:, :CONTEXT_LATENTS].set(context.latents)
+        time = denoiser.sigmas[0] * flow.TIMESTEPS
+        v = denoiser.velocity(params, given, conditions, start, time, flags)
         _, kept = denoiser.draw(params, given, pose, noise, context, keep=True)
+        assert kept is not None
         return v, kept
 
     v, kept = forward(model_params(case, config["model"]))

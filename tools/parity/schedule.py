@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from onetoall_jax import flow
@@ -34,8 +35,9 @@ def check(table: Mapping[str, Any]) -> Iterator[Row]:
 def _training(recorded: Mapping[str, Any]) -> Iterator[Row]:
     """Both ends of the grid that training draws from."""
     middles = (np.arange(flow.TIMESTEPS) + 0.5) / flow.TIMESTEPS
-    timesteps = np.asarray(flow.training_timestep(middles))
-    ours = {"timesteps": timesteps, "sigmas": np.asarray(flow.sigma_of(timesteps))}
+    timesteps = flow.training_timestep(jnp.asarray(middles))
+    sigmas = flow.sigma_of(timesteps)
+    ours = {"timesteps": np.asarray(timesteps), "sigmas": np.asarray(sigmas)}
     for what, values in ours.items():
         for end in ("head", "tail"):
             golden = np.asarray(recorded[f"{what}_{end}"], np.float64)

@@ -1,0 +1,1 @@
+"""From noise to clips: guidance, segments, and the compiled sampler."""

@@ -1,0 +1,138 @@
+"""The compiled unit: several segments of one length, each made of Euler steps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from onetoall_jax import flow
+from onetoall_jax.errors import UserError
+from onetoall_jax.sampling import guidance
+from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Params, pixels
+from onetoall_jax.sampling.settings import SamplingConfig
+
+
+@flax.struct.dataclass
+class Carry:
+    """What one segment hands to the next, in one call or from call to call.
+
+    Attributes:
+      frames_u8: [B,S,H,W,3], the segment before from its first frame on; S is the
+        longest segment's length, after a shorter one the end is stale.
+      index: scalar, segments made so far; at 0 the frames mean nothing.
+    """
+
+    frames_u8: jax.Array
+    index: jax.Array
+
+
+class Drawn(NamedTuple):
+    """Segments of one call: latents [n,B,f,h,w,C] and frames_u8 [n,B,F,H,W,3]."""
+
+    latents: jax.Array
+    frames_u8: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Draws segments with a model and a codec that are given as functions.
+
+    Keep one and use it for every clip: it holds the compiled programs.
+
+    Attributes:
+      functions: the model's `conditions`, `reference_features`, `velocity`.
+      codec: `geometry`, `encode(params, frames)`, `decode(params, latents)`.
+      config: settings.
+    """
+
+    functions: Any
+    codec: Any
+    config: SamplingConfig
+
+    @functools.cached_property
+    def denoiser(self) -> Denoiser:
+        """The guided steps of one segment."""
+        c = self.config
+        if c.steps < 1 or c.shift <= 0:
+            raise UserError(
+                f"sampling.steps={c.steps} and sampling.shift={c.shift} make no "
+                "schedule: give at least one step and a positive shift."
+            )
+        sigmas = flow.sampling_sigmas(c.steps, c.shift)
+        return Denoiser(self.functions, guidance.table(c), sigmas)
+
+    @functools.cached_property
+    def call(self) -> Callable[..., tuple[Carry, Drawn]]:
+        """`draw`, compiled once for every shape."""
+        return jax.jit(self.draw, static_argnames="chained")
+
+    def first_carry(
+        self, clips: int, num_frames: int, height: int, width: int
+    ) -> Carry:
+        """Carry before the first segment, for segments of up to `num_frames`."""
+        empty = jnp.zeros((clips, num_frames, height, width, 3), jnp.uint8)
+        return Carry(empty, jnp.zeros((), jnp.int32))
+
+    def draw(
+        self,
+        params: Params,
+        codec_params: Params,
+        inputs: Inputs,
+        carry: Carry,
+        pose_u8: jax.Array | None,
+        offset: jax.Array,
+        noise: jax.Array,
+        *,
+        chained: bool = True,
+    ) -> tuple[Carry, Drawn]:
+        """The next n segments of one length: a scan over segments of a scan over steps.
+
+        Args:
+          params, codec_params: plain trees.
+          pose_u8: [n,B,F,H,W,3], or None for a model without pose.
+          offset: [n], how far each segment starts behind the one before it.
+          noise: [B,f,h,w,C], the same for every segment, as released.
+          chained: segments start with the last frames made; False where a clip is one
+            segment, so that none is encoded.
+        """
+
+        def segment(carry: Carry, at: tuple) -> tuple[Carry, Drawn]:
+            pose, offset = at
+            context = self._context(codec_params, carry, offset) if chained else None
+            latents, _ = self.denoiser.draw(params, inputs, pose, noise, context)
+            frames_u8 = to_bytes(self.codec.decode(codec_params, latents))
+            filled = jax.lax.dynamic_update_slice_in_dim(
+                carry.frames_u8, frames_u8, 0, axis=1
+            )
+            return Carry(filled, carry.index + 1), Drawn(latents, frames_u8)
+
+        return jax.lax.scan(segment, carry, (pose_u8, offset))
+
+    def _context(
+        self, codec_params: Params, carry: Carry, offset: jax.Array
+    ) -> Context:
+        """First frames of the segment as the one before drew them, encoded.
+
+        Before the first segment there are none; the same program then ignores them.
+        """
+        frames = jax.lax.dynamic_slice_in_dim(
+            carry.frames_u8, offset, self.config.overlap, axis=1
+        )
+        latents = self.codec.encode(codec_params, pixels(frames))
+        return Context(latents, jnp.broadcast_to(carry.index > 0, len(latents)))
+
+
+def to_bytes(frames: jax.Array) -> jax.Array:
+    """Frames in -1..1 -> bytes; cut, not rounded, as released."""
+    unit = jnp.clip(frames.astype(jnp.float32) / 2 + 0.5, 0, 1)
+    return jnp.floor(255 * unit).astype(jnp.uint8)
+
+
+def draw_noise(seed: int, clips: int, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal [B,f,h,w,C], equal for every clip, so no batch changes a clip."""
+    one = jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+    return jnp.broadcast_to(one, (clips, *shape))
