@@ -34,12 +34,3 @@ def per_clip(predicted: jax.Array, target: jax.Array, weight: jax.Array) -> jax.
     """
     error = jnp.square(predicted.astype(jnp.float32) - target.astype(jnp.float32))
     return jnp.mean(error * weight[..., None], axis=(1, 2, 3, 4))
-
-
-def by_time(
-    losses: jax.Array, timestep: jax.Array, bins: int
-) -> tuple[jax.Array, jax.Array]:
-    """(sum of losses [bins], number of clips [bins]) by equal parts of 0..1000."""
-    part = jnp.clip((timestep * (bins / 1000.0)).astype(jnp.int32), 0, bins - 1)
-    hit = jax.nn.one_hot(part, bins, dtype=jnp.float32)
-    return losses @ hit, jnp.sum(hit, axis=0)

@@ -64,7 +64,6 @@ class TrainingConfig:
       shared_draws: one draw of time, noise and coin for the whole batch, as all ranks
         of the release share their seed; else every clip has its own.
       round_sigma: noise level and noisy latents are rounded to bfloat16, as released.
-      timestep_bins: parts of the time axis whose loss is reported apart.
       log_every, checkpoint_every, sample_every: in steps; 0 for samples is never.
       keep_checkpoints: newest ones kept on disk.
       compilation_cache: folder of compiled programs, shared by runs; "" keeps none.
@@ -82,7 +81,6 @@ class TrainingConfig:
     round_sigma: bool = False
     reference_noise: ReferenceNoiseConfig = ReferenceNoiseConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    timestep_bins: int = 4
     log_every: int = 10
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2

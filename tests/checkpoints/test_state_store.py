@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +9,8 @@ import pytest
 
 from onetoall_jax.checkpoints import state
 from onetoall_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 def trees_(step: int):
@@ -49,16 +55,29 @@ def test_what_was_given_away_while_saving_is_saved_as_it_was(tmp_path):
     again.close()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import jax.numpy as jnp
+from onetoall_jax.checkpoints.state import Store
+store = Store(Path(sys.argv[1]))
+store.save(1, {"w": jnp.zeros(3)}, {"step": jnp.int32(1)}, {})
+store._manager.wait_until_finished()
+store.save(2, {"w": jnp.zeros(50_000_000)}, {"step": jnp.int32(2)}, {})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_what_a_killed_save_leaves_is_no_checkpoint(tmp_path):
-    store = state.Store(tmp_path)
-    store.save(1, *trees_(1), {})
-    store.close()
-    left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "params"
-    left.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
+    names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"1", "2.orbax-checkpoint-tmp"}
     again = state.Store(tmp_path)
     assert again.latest() == 1
+    again.save(2, *trees_(2), {})
     again.close()
-    assert not left.exists()
+    names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"1", "2"}
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

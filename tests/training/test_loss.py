@@ -26,10 +26,3 @@ def test_loss_is_the_mean_over_all_elements_of_weighted_squares():
 def test_a_region_weight_of_one_treats_all_alike():
     region = jnp.asarray([[[[0, 1]]]])
     assert np.all(loss.weights(region, jnp.ones_like(region), 1.0) == 1.0)
-
-
-def test_losses_fall_into_their_part_of_the_time_axis():
-    losses, time = jnp.asarray([1.0, 2.0, 4.0, 8.0]), jnp.asarray([1.0, 250, 999, 1000])
-    total, count = loss.by_time(losses, time, 4)
-    np.testing.assert_array_equal(total, [1, 2, 0, 12])
-    np.testing.assert_array_equal(count, [1, 1, 0, 2])

@@ -1,6 +1,3 @@
-import json
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,19 +7,10 @@ from onetoall_jax.errors import UserError
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.training import stages
-from tools.parity import trainable_parameters
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "trainable_parameters.json"
 TINY = ModelConfig(
     num_layers=3, num_heads=1, head_dim=12, mlp_dim=16, text_dim=8, reference_layers=1
 )
-
-
-def test_every_stage_and_size_trains_exactly_the_recorded_tensors():
-    rows = list(trainable_parameters.check(json.loads(GOLDEN.read_text())))
-    assert len(rows) > 500
-    wrong = [row for row in rows if not row.passed]
-    assert not wrong, wrong[:3]
 
 
 def test_stage_one_trains_the_reference_path_only():

@@ -23,8 +23,8 @@ CEILING = {
     "grad.*": {"rel_l2": 1e-3, "max_abs": 1e-3},
     "delta*": _DELTA,
 }
-# Rounding compounds over updates; losses after one and two updates say little.
-BF16_FACTOR = {"*": 1.5, "grad.*": 2.0, "loss1": 2.0, "loss2": 2.0}
+# Gradients pass the pose path, which the release rounds more often than we can follow.
+BF16_FACTOR = {"*": 1.5, "grad.*": 2.0}
 LARGE, ROWS = 4096, 8  # of larger tensors the first rows are recorded
 UPDATES = 3
 
@@ -67,6 +67,19 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
         moved = jax.tree.map(lambda a, b: (a - b) / unit, trainable, first)
         moved = trees.join(moved, frozen)  # the table counts layers on a whole tree
         yield from _official(f"delta{k + 1}.", kind, moved, case)
+
+
+def bf16_diff(case: Case, name: str) -> dict[str, float] | None:
+    """Recorded deviation to judge an output by.
+
+    The norm's own may be small by luck: one number's errors can cancel. It is judged by
+    the worst recorded gradient.
+    """
+    recorded = case.info["bf16_diff"]
+    if name != "grad_norm":
+        return recorded.get(name)
+    worst = max(d["rel_l2"] for n, d in recorded.items() if n.startswith("grad."))
+    return {"rel_l2": worst}
 
 
 def example_of(case: Case) -> example.Example:
