@@ -83,11 +83,15 @@ def _allowed(
             )
     if dtype == "float32":
         return allowed
-    diff = case.info["bf16_diff"].get(name)
+    diff = getattr(kind, "bf16_diff", _bf16_diff)(case, name)
     if not diff:
         return {}
     factor = _entry(getattr(kind, "BF16_FACTOR", {"*": 1.5}), name)
     return {"rel_l2": factor * diff["rel_l2"]}
+
+
+def _bf16_diff(case: cases.Case, name: str) -> dict[str, float] | None:
+    return case.info["bf16_diff"].get(name)
 
 
 def _entry(table: dict, name: str):
