@@ -13,9 +13,10 @@ from einops import rearrange
 # Expected standard deviation of a coefficient falls with its frequencies; the numbers
 # were fitted once to moving pictures. Index 0 is brightness, then red-green and
 # yellow-blue.
-_COLOUR = (1.0, 0.35, 0.35)
-_SPATIAL_FALL = 1.1
-_TEMPORAL_FALL = 1.6
+_COLOUR = (1.0, 0.85, 0.85)
+_SPATIAL_FALL = 1.8
+_TEMPORAL_FALL = 2.5
+_MEAN_STD = 0.21  # of a block's mean, for pixels in -1..1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,8 @@ def basis(cfg: BlockCodecConfig) -> tuple[np.ndarray, np.ndarray]:
     functions = np.einsum(
         "jt,jy,jx,jc->tyxcj", time[t], space[y], space[x], colour[c], optimize=True
     )
-    # Brightness of a block of pixels in -1..1 has a deviation of about a half.
     volume = cfg.temporal * cfg.spatial**2 * 3
-    stds = 0.5 * math.sqrt(volume) * stds[kept]
+    stds = _MEAN_STD * math.sqrt(volume) * stds[kept]
     # Half-way between equal variances (noise in weak coefficients gets loud) and the
     # pictures' own (weak coefficients are never learned).
     return functions, np.sqrt(stds * stds[0])

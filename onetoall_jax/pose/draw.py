@@ -68,6 +68,11 @@ def _hue(e: int, n: int) -> tuple[float, float, float]:
     )[i % 6]
 
 
+_HAND_COLOURS = tuple(_hue(e, len(_HAND_EDGES)) for e in range(len(_HAND_EDGES)))
+# Jaw and nose are never drawn.
+_FACE_POINTS = (*range(17, 27), *range(36, 68))
+
+
 class Drawer:
     """Draws poses of one picture size on one reused canvas.
 
@@ -125,46 +130,50 @@ class Drawer:
                 centre, (int(length / 2), self._stick), int(angle), 0, 360, 1
             )
             cv2.fillConvexPoly(self._canvas, polygon, [int(c * alpha) for c in colour])
-            self._box.add(polygon, 3)
+            left, top = polygon.min(axis=0).tolist()
+            right, bottom = polygon.max(axis=0).tolist()
+            self._box.add(left, top, right, bottom, 3)
 
     def _joints(
         self, points: np.ndarray, score: np.ndarray, visible: np.ndarray
     ) -> None:
-        for j, colour in enumerate(_COLOURS):
+        for j, (x, y) in enumerate(points.astype(np.int64).tolist()):
             if visible[j]:
                 alpha = max(score[j], 0)
-                self._dot(points[j], self._stick, [int(c * alpha) for c in colour])
+                self._dot(x, y, self._stick, [int(c * alpha) for c in _COLOURS[j]])
 
     def _hand(self, points: np.ndarray, score: np.ndarray) -> None:
-        whole = points.astype(np.int64)
+        whole, scores = points.astype(np.int64).tolist(), score.tolist()
+        drawn = [
+            s >= VISIBLE and x > 0 and y > 0
+            for (x, y), s in zip(whole, scores, strict=True)
+        ]
         for e, (a, b) in enumerate(_HAND_EDGES):
-            if min(score[a], score[b]) < VISIBLE or (whole[[a, b]] <= 0).any():
+            if not (drawn[a] and drawn[b]):
                 continue
             strength = int(score[a] * score[b] * 255)
-            colour = [c * strength for c in _hue(e, len(_HAND_EDGES))]
-            ends = whole[[a, b]]
-            cv2.line(self._canvas, ends[0].tolist(), ends[1].tolist(), colour,
-                     thickness=self._thin)  # fmt: skip
-            self._box.add(ends, self._thin + 3)
-        for point, s in zip(points, score, strict=True):
-            if s >= VISIBLE and (point.astype(np.int64) > 0).all():
-                self._dot(point, self._thin, (0, 0, int(255 * s)))
+            colour = [c * strength for c in _HAND_COLOURS[e]]
+            cv2.line(self._canvas, whole[a], whole[b], colour, thickness=self._thin)
+            for end in (whole[a], whole[b]):
+                self._box.add(*end, *end, self._thin + 3)
+        for (x, y), s, seen in zip(whole, scores, drawn, strict=True):
+            if seen:
+                self._dot(x, y, self._thin, (0, 0, int(255 * s)))
 
     def _face(self, points: np.ndarray, score: np.ndarray, light: bool) -> None:
-        for j, (point, s) in enumerate(zip(points, score, strict=True)):
-            # Jaw and nose ridge are never drawn.
-            if j < 17 or 27 <= j < 36 or s < VISIBLE:
+        whole, scores = points.astype(np.int64).tolist(), score.tolist()
+        for j in _FACE_POINTS:
+            (x, y), s = whole[j], scores[j]
+            if s < VISIBLE or x <= 0 or y <= 0:
                 continue
             value = int(255 * s)
             if light:
                 value = int(_LIGHT_FACE * value)
-            if (point.astype(np.int64) > 0).all():
-                self._dot(point, self._thin, (value,) * 3)
+            self._dot(x, y, self._thin, (value,) * 3)
 
-    def _dot(self, point: np.ndarray, radius: int, colour) -> None:
-        centre = (int(point[0]), int(point[1]))
-        cv2.circle(self._canvas, centre, radius, colour, thickness=-1)
-        self._box.add(np.array([centre]), radius + 3)
+    def _dot(self, x: int, y: int, radius: int, colour) -> None:
+        cv2.circle(self._canvas, (x, y), radius, colour, thickness=-1)
+        self._box.add(x, y, x, y, radius + 3)
 
 
 class _Box:
@@ -175,20 +184,21 @@ class _Box:
         self.clear()
 
     def clear(self) -> None:
-        self._low = [10**9, 10**9]
-        self._high = [-(10**9), -(10**9)]
+        self._left = self._top = 1 << 40
+        self._right = self._bottom = -(1 << 40)
 
-    def add(self, points: np.ndarray, margin: int) -> None:
-        low, high = points.min(axis=0), points.max(axis=0)
-        for axis in (0, 1):
-            self._low[axis] = min(self._low[axis], int(low[axis]) - margin)
-            self._high[axis] = max(self._high[axis], int(high[axis]) + margin + 1)
+    def add(self, left: int, top: int, right: int, bottom: int, margin: int) -> None:
+        """Points from (left, top) to (right, bottom), both inside, with a margin."""
+        self._left = min(self._left, left - margin)
+        self._top = min(self._top, top - margin)
+        self._right = max(self._right, right + margin + 1)
+        self._bottom = max(self._bottom, bottom + margin + 1)
 
     def apply(self, canvas: np.ndarray, change) -> None:
-        left, top = (max(0, v) for v in self._low)
-        right, bottom = (
-            min(v, limit) for v, limit in zip(self._high, self._limits, strict=True)
-        )
+        """Replaces the part of the canvas inside the box by `change` of it."""
+        width, height = self._limits
+        left, top = max(0, self._left), max(0, self._top)
+        right, bottom = min(width, self._right), min(height, self._bottom)
         if left < right and top < bottom:
             part = canvas[top:bottom, left:right]
             part[:] = change(np.ascontiguousarray(part))

@@ -1,0 +1,177 @@
+"""Random variation of one clip: choices are drawn first, then applied everywhere."""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipeline.masks import Box
+from data_pipeline.settings import AugmentConfig
+from onetoall_jax.alignment.fit import nearest_resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Uniform numbers in [0, 1) for one clip, by what they decide.
+
+    Each is drawn whether it is used or not, so a choice never shifts another.
+    """
+
+    window: float
+    reference: float
+    face: float
+    branch: float
+    rectangle: float
+    rectangle_box: tuple[float, ...]
+    crop_bottom: float
+    crop_left: float
+    keep_reference: float
+    zoom: float
+    zoom_scale: float
+
+
+def draw(seed: int, epoch: int, row: int) -> Draws:
+    """All random numbers of a row in an epoch: the only source of them."""
+    rng = np.random.default_rng([seed, epoch, row, 1])
+    u = rng.random(14).tolist()
+    return Draws(*u[:5], tuple(u[5:9]), *u[9:])
+
+
+@dataclasses.dataclass
+class Sample:
+    """One clip on its way to a batch; pictures uint8, all of one size [H,W].
+
+    Attributes:
+      frames, poses: [F,H,W,3].
+      reference, reference_pose: [H,W,3].
+      mask: [H,W], 1 = to be generated.
+      region, keep: [f,H,W], 1 = weighted, 0 = left out.
+      face_box: of the reference's head, or None.
+    """
+
+    frames: np.ndarray
+    poses: np.ndarray
+    reference: np.ndarray
+    reference_pose: np.ndarray
+    mask: np.ndarray
+    region: np.ndarray
+    keep: np.ndarray
+    face_box: Box | None
+
+
+def integer(u: float, low: int, high: int) -> int:
+    """Uniform integer from low to high, both included."""
+    return low + min(int(u * (high - low + 1)), high - low)
+
+
+def apply(sample: Sample, config: AugmentConfig, draws: Draws) -> Sample:
+    """Condition dropout, masks and zoom of one clip; pictures are treated as clips.
+
+    Source: section 4 of the released training page, section 8 of the data page.
+    """
+    p = draws.branch
+    if p < config.drop_all:
+        sample = _without_pose(_without_reference(sample))
+        return dataclasses.replace(
+            sample, reference_pose=np.zeros_like(sample.reference_pose)
+        )
+    if p < config.drop_all + config.drop_reference:
+        return _without_reference(sample)
+    if (
+        p < config.drop_all + config.drop_reference + config.mask_face
+        and sample.face_box is not None
+    ):
+        sample = _mask_around_face(sample, sample.face_box, draws)
+    elif draws.rectangle < config.mask_rectangle:
+        sample = _mask_rectangle(sample, draws.rectangle_box)
+    if draws.keep_reference < config.keep_reference:
+        return _without_pose(sample)
+    if draws.zoom < config.zoom / 2:
+        return _zoom_reference(sample, 1 + 0.2 * draws.zoom_scale)
+    if draws.zoom < config.zoom:
+        return _zoom_clip(sample, 1 + 0.2 * draws.zoom_scale)
+    return sample
+
+
+def _without_reference(sample: Sample) -> Sample:
+    return dataclasses.replace(
+        sample,
+        reference=np.zeros_like(sample.reference),
+        mask=np.zeros_like(sample.mask),
+    )
+
+
+def _without_pose(sample: Sample) -> Sample:
+    return dataclasses.replace(
+        sample,
+        poses=np.zeros_like(sample.poses),
+        reference_pose=np.zeros_like(sample.reference_pose),
+    )
+
+
+def _hide(sample: Sample, hidden: np.ndarray) -> Sample:
+    """Blacks out reference and its pose where `hidden` is 1."""
+    shown = (1 - hidden)[..., None]
+    return dataclasses.replace(
+        sample,
+        reference=sample.reference * shown,
+        reference_pose=sample.reference_pose * shown,
+        mask=hidden,
+    )
+
+
+def _mask_around_face(sample: Sample, box: Box, draws: Draws) -> Sample:
+    """Keeps a box from just above the head to a random height, of the clip's aspect."""
+    height, width = sample.mask.shape
+    x1, y1, x2, y2 = box
+    tall = y2 - y1
+    top = max(0, y1 - int(0.1 * tall))
+    low = y2 + int(0.1 * tall)
+    bottom = integer(draws.crop_bottom, low, max(int(0.9 * height), low))
+    if bottom <= top + 10:
+        return sample
+    across = int((bottom - top) * (width / height))
+    first, last = max(0, x2 - across), min(width - across, x1)
+    if first >= last:
+        return sample
+    left = integer(draws.crop_left, first, last)
+    hidden = np.ones_like(sample.mask)
+    hidden[top:bottom, left : left + across] = 0
+    return _hide(sample, hidden)
+
+
+def _mask_rectangle(sample: Sample, u: tuple[float, ...]) -> Sample:
+    height, width = sample.mask.shape
+    tall = integer(u[0], int(0.05 * height), int(0.2 * height))
+    wide = integer(u[1], int(0.05 * width), int(0.2 * width))
+    top, left = integer(u[2], 0, height - tall), integer(u[3], 0, width - wide)
+    hidden = np.zeros_like(sample.mask)
+    hidden[top : top + tall, left : left + wide] = 1
+    return _hide(sample, hidden)
+
+
+def zoomed(pictures: np.ndarray, scale: float) -> np.ndarray:
+    """[...,H,W,C] enlarged about the centre by nearest pixels, same size."""
+    height, width = pictures.shape[-3:-1]
+    large = nearest_resize(pictures, round(height * scale), round(width * scale))
+    top = (large.shape[-3] - height) // 2
+    left = (large.shape[-2] - width) // 2
+    return large[..., top : top + height, left : left + width, :]
+
+
+def _zoom_reference(sample: Sample, scale: float) -> Sample:
+    return dataclasses.replace(
+        sample,
+        reference=zoomed(sample.reference, scale),
+        reference_pose=zoomed(sample.reference_pose, scale),
+        mask=zoomed(sample.mask[..., None], scale)[..., 0],
+    )
+
+
+def _zoom_clip(sample: Sample, scale: float) -> Sample:
+    return dataclasses.replace(
+        sample,
+        frames=zoomed(sample.frames, scale),
+        poses=zoomed(sample.poses, scale),
+        region=zoomed(sample.region[..., None], scale)[..., 0],
+        keep=zoomed(sample.keep[..., None], scale)[..., 0],
+    )

@@ -1,0 +1,119 @@
+"""Regions of a clip: heads, hands and on-screen text, on the latent grid."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onetoall_jax.geometry import Geometry
+from onetoall_jax.pose.keypoints import FACE, LEFT_HAND, RIGHT_HAND
+
+_SURE = 0.8  # mean score from which a face or hand is believed
+Box = tuple[int, int, int, int]
+
+
+def _bounds(points: np.ndarray) -> Box:
+    low, high = points.min(axis=0), points.max(axis=0)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _widen(box: Box, share: float, height: int, width: int) -> Box:
+    x1, y1, x2, y2 = box
+    dx, dy = share * (x2 - x1), share * (y2 - y1)
+    return (
+        int(max(0, x1 - dx)),
+        int(max(0, y1 - dy)),
+        int(min(width, x2 + dx)),
+        int(min(height, y2 + dy)),
+    )
+
+
+def head_box(keypoints: np.ndarray, height: int, width: int) -> Box | None:
+    """Box of the face, raised by two fifths for the hair; None below _SURE.
+
+    Source: section 7 of the released data page.
+    """
+    face = keypoints[FACE]
+    if face[:, 2].mean() < _SURE:
+        return None
+    x1, y1, x2, y2 = _bounds(face[:, :2])
+    raised = (x1, max(0, y1 - int(0.4 * (y2 - y1))), x2, y2)
+    return _widen(raised, 0.1, height, width)
+
+
+def hand_boxes(keypoints: np.ndarray, height: int, width: int) -> list[Box] | None:
+    """Boxes of both hands; None if either is unsure, as in the release."""
+    boxes = []
+    for part in (LEFT_HAND, RIGHT_HAND):
+        if keypoints[part, 2].mean() < _SURE:
+            return None
+        box = _bounds(keypoints[part, :2])
+        boxes.append(_widen(box, 0.2, height, width))
+    return boxes
+
+
+def _fill(mask: np.ndarray, box: Box) -> None:
+    x1, y1, x2, y2 = box
+    mask[max(0, y1) : max(0, y2), max(0, x1) : max(0, x2)] = 1
+
+
+def _latent_frames(num_frames: int, stride: int) -> list[list[int]]:
+    """Frames of each latent frame: 0 | 1..4 | 5..8 ..."""
+    groups: list[list[int]] = [[] for _ in range(1 + (num_frames - 1) // stride)]
+    for i in range(num_frames):
+        groups[(i + stride - 1) // stride].append(i)
+    return groups
+
+
+def regions(
+    keypoints: np.ndarray, height: int, width: int, temporal: int, *, hands: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [f,H,W] uint8 of (head, head or hand) for each latent frame.
+
+    One frame in which a face (or a hand) is unsure clears that mask for its whole
+    latent frame.
+    """
+    groups = _latent_frames(len(keypoints), temporal)
+    head = np.zeros((len(groups), height, width), np.uint8)
+    hand = np.zeros_like(head)
+    for t, frames in enumerate(groups):
+        faces = [head_box(keypoints[i], height, width) for i in frames]
+        if all(box is not None for box in faces):
+            for box in faces:
+                _fill(head[t], box)  # type: ignore[arg-type]
+        pairs = [hand_boxes(keypoints[i], height, width) for i in frames]
+        if hands and all(pair is not None for pair in pairs):
+            for pair in pairs:
+                for box in pair:  # type: ignore[union-attr]
+                    _fill(hand[t], box)
+    return head, np.maximum(head, hand)
+
+
+def keep(
+    text_boxes: Sequence[Sequence[Sequence[float]]],
+    num_frames: int,
+    height: int,
+    width: int,
+    temporal: int,
+) -> np.ndarray:
+    """[f,H,W] uint8, 0 where any frame of a latent frame shows text.
+
+    Boxes grow by a tenth of their long side and two fifths of the short one, at most
+    20 pixels.
+    """
+    mask = np.ones((1 + (num_frames - 1) // temporal, height, width), np.uint8)
+    for t, frames in enumerate(_latent_frames(num_frames, temporal)):
+        for i in frames:
+            for x1, y1, x2, y2 in text_boxes[i] if text_boxes else ():
+                x1, y1, x2, y2 = int(x1), int(y1), int(x2), int(y2)
+                w, h = x2 - x1, y2 - y1
+                dx, dy = (0.1 * w, 0.4 * h) if w > h else (0.4 * w, 0.1 * h)
+                dx, dy = min(dx, 20), min(dy, 20)
+                top, left = int(max(0, y1 - dy)), int(max(0, x1 - dx))
+                bottom, right = int(min(height, y2 + dy)), int(min(width, x2 + dx))
+                mask[t, top:bottom, left:right] = 0
+    return mask
+
+
+def to_latent(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """[f,H,W] -> [f,h,w]: the pixel at the corner of each latent pixel."""
+    return np.ascontiguousarray(mask[:, :: geometry.spatial, :: geometry.spatial])

@@ -1,0 +1,81 @@
+"""What a run reads, in which batches, and how each clip is varied."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Chances of one clip's random choices; see `augment`.
+
+    Attributes:
+      drop_all: no pose and no reference.
+      drop_reference: pose without reference.
+      mask_face: keep only a box around the face of the reference.
+      mask_rectangle: hide a random rectangle, where no other choice was made.
+      keep_reference: drop the pose, keep the reference.
+      zoom: enlarge the reference or the clip a little.
+      without_face: poses without face points.
+    """
+
+    drop_all: float = 0.1
+    drop_reference: float = 0.1
+    mask_face: float = 0.5
+    mask_rectangle: float = 0.2
+    keep_reference: float = 0.2
+    zoom: float = 0.1
+    without_face: float = 0.2
+
+
+def stage_defaults(stage: int) -> AugmentConfig:
+    """The released chances of a stage; stage 0 trains without conditions.
+
+    Source: section 1 of the released training page.
+    """
+    table = {
+        0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
+        1: AugmentConfig(0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 1.0),
+        2: AugmentConfig(),
+        3: AugmentConfig(mask_face=0.3, keep_reference=0.3),
+    }
+    return table[stage]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """One area and the clips it takes.
+
+    Attributes:
+      table: name of the table of sizes: "512", "768" or "tiny" (buckets.TABLES).
+      share: chance that a clip, large and long enough, is taken at this area.
+      image_share: chance that it is taken as a single frame.
+    """
+
+    table: str
+    share: float = 1.0
+    image_share: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The input pipeline.
+
+    Attributes:
+      root: directory of a prepared data set; split: which part of it.
+      resolutions: tried in order, largest area first.
+      num_frames: frames of a video sample; a clip too short becomes a picture.
+      batch: clips of a global batch, over all hosts.
+      seed: of order and all draws.
+      workers: processes that read; 0 reads in the training process.
+      canvas_side: of drawn poses; stored poses are used when the set has them and
+        faces are drawn.
+    """
+
+    root: str = "runs/data"
+    split: str = "train"
+    resolutions: tuple[Resolution, ...] = (Resolution("512"),)
+    num_frames: int = 29
+    batch: int = 8
+    seed: int = 43
+    workers: int = 2
+    canvas_side: int = 2160
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

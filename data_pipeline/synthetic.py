@@ -1,0 +1,159 @@
+"""A procedural data set of moving people with exact key points.
+
+    python -m data_pipeline.synthetic --output=runs/data --clips=3000
+
+writes a training split and a test split whose people, motions and backgrounds come from
+other seeds, as any prepared data set is written.
+"""
+
+import argparse
+import dataclasses
+import functools
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data_pipeline import builder, figure
+from data_pipeline.builder import Clip
+from onetoall_jax import errors
+from onetoall_jax.errors import UserError
+from onetoall_jax.pose.draw import Drawer
+from onetoall_jax.pose.keypoints import to_pose
+
+_SPLIT = {"train": 0, "test": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """What to generate.
+
+    Attributes:
+      height, width: of every clip, in pixels.
+      num_frames, fps: length and rate.
+      canvas_side: of the stored pose pictures (`pose.draw`); 0 stores none.
+      seed: of everything; splits and clips get streams of their own.
+    """
+
+    height: int = 48
+    width: int = 32
+    num_frames: int = 16
+    fps: float = 8.0
+    canvas_side: int = 256
+    seed: int = 0
+
+
+def background(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(wall and floor, float [H,2W,3], twice as wide as the picture; drift in px/s)."""
+    rows = np.linspace(0, 1, height)[:, None, None]
+    columns = np.linspace(0, 2, 2 * width)[None, :, None]
+    wall = rng.uniform(60, 230, 3)
+    shade = rng.uniform(-45, 45, 3)
+    picture = wall + shade * (columns - 1) * 0.5 + rng.uniform(-30, 30, 3) * rows
+    floor = rng.uniform(40, 200, 3) + rng.uniform(-30, 30, 3) * columns * 0.5
+    horizon = 1 / (1 + np.exp(-(rows - rng.uniform(0.7, 0.9)) * 25))
+    picture = picture * (1 - horizon) + floor * horizon
+    for _ in range(rng.integers(0, 3)):
+        y, x, size = rng.uniform(0, 0.6), rng.uniform(0, 2), rng.uniform(0.1, 0.25)
+        aspect = height / width
+        distance = np.sqrt(((rows - y) * aspect) ** 2 + (columns - x) ** 2) / size
+        disc = 1 / (1 + np.exp((distance - 1) * 8))
+        picture = picture * (1 - disc) + rng.uniform(40, 240, 3) * disc
+    if rng.random() < 0.2:
+        angle, count = rng.uniform(0, np.pi), rng.uniform(2, 4)
+        waves = np.sin(
+            2 * np.pi * count * (columns * np.cos(angle) + rows * np.sin(angle))
+        )
+        picture = picture + rng.uniform(4, 12) * waves
+    drift = rng.uniform(-0.25, 0.25) * width if rng.random() < 0.2 else 0.0
+    return np.clip(picture, 0, 255), np.float64(drift)
+
+
+def make_clip(config: SyntheticConfig, split: str, index: int) -> Clip:
+    """Clip `index` of a split: a pure function of its arguments."""
+    rng = np.random.default_rng([config.seed, _SPLIT[split], index])
+    who, how = figure.character(rng), figure.motion(rng)
+    height, width = config.height, config.width
+    wide, drift = background(rng, height, width)
+    scale = who.height * height
+    feet = height * rng.uniform(0.94, 0.99)
+    if rng.random() < 0.2:
+        # A closer camera cuts the legs off.
+        scale, feet = scale * 1.45, feet + 0.45 * who.height * height
+    centre = width * rng.uniform(0.44, 0.56)
+    start = rng.uniform(0, 10)
+    frames, points = [], []
+    for i in range(config.num_frames):
+        seconds = i / config.fps
+        left = int(
+            round(width / 2 + drift * (seconds - config.num_frames / config.fps / 2))
+        )
+        behind = wide[:, left : left + width].astype(np.uint8)
+        at = figure.joints(who, how, start + seconds, centre, feet, scale)
+        frames.append(figure.render(np.ascontiguousarray(behind), who, at))
+        points.append(figure.keypoints(who, at))
+    keypoints = np.stack(points)
+    poses = draw_poses(keypoints, height, width, config.canvas_side)
+    return Clip(np.stack(frames), keypoints, config.fps, poses)
+
+
+@functools.lru_cache
+def _drawer(height: int, width: int, canvas_side: int) -> Drawer:
+    cv2.setNumThreads(1)
+    return Drawer(height, width, canvas_side)
+
+
+def draw_poses(
+    keypoints: np.ndarray, height: int, width: int, canvas_side: int
+) -> np.ndarray | None:
+    """Pictures [F,H,W,3] of every frame's pose, or None for canvas_side 0."""
+    if not canvas_side:
+        return None
+    draw = _drawer(height, width, canvas_side)
+    return np.stack([draw(to_pose(k, height, width)) for k in keypoints])
+
+
+def clips(
+    config: SyntheticConfig, split: str, count: int, workers: int
+) -> Iterator[Clip]:
+    """All clips of a split in order, made by `workers` processes."""
+    make = functools.partial(make_clip, config, split)
+    if workers <= 1:
+        yield from map(make, range(count))
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(make, range(count), chunksize=16)
+
+
+@errors.reported
+def main(argv: list[str]) -> None:
+    """Writes the data set; refuses a directory that already holds one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--test_clips", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    for field in dataclasses.fields(SyntheticConfig):
+        kind = type(field.default)
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+    args = parser.parse_args(argv)
+    if builder.exists(args.output):
+        raise UserError(f"{args.output} already holds a data set: choose another.")
+    names = [f.name for f in dataclasses.fields(SyntheticConfig)]
+    config = SyntheticConfig(**{n: getattr(args, n) for n in names})
+    counts = {"train": args.clips, "test": args.test_clips}
+    made = {
+        split: tqdm(clips(config, split, n, args.workers), split, n, mininterval=2)
+        for split, n in counts.items()
+    }
+    builder.write(args.output, made)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

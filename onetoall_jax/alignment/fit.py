@@ -1,0 +1,70 @@
+"""Centre crops and resizing, in training and at inference."""
+
+import numpy as np
+from PIL import Image
+
+from onetoall_jax.errors import UserError
+
+
+def _nearest_index(outputs: int, inputs: int) -> np.ndarray:
+    # In float32, as the released code's library computes it; integers differ sometimes.
+    scale = np.float32(inputs) / np.float32(outputs)
+    index = np.floor(np.arange(outputs, dtype=np.float32) * scale).astype(np.int64)
+    return np.minimum(index, inputs - 1)
+
+
+def nearest_resize(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[...,H,W,C] by nearest pixels."""
+    rows = _nearest_index(height, pictures.shape[-3])
+    columns = _nearest_index(width, pictures.shape[-2])
+    return pictures[..., rows[:, None], columns, :]
+
+
+def train_fit(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centre crop to the aspect, then nearest pixels: [...,H,W,C] -> [...,h,w,C].
+
+    Source: section 5 of the released data page.
+    """
+    h, w = pictures.shape[-3:-1]
+    aspect = height / width
+    if h / w > aspect:
+        tall, wide = int(w * aspect), w
+    else:
+        tall, wide = h, int(h / aspect)
+    top, left = int(round((h - tall) / 2)), int(round((w - wide) / 2))
+    cropped = pictures[..., top : top + tall, left : left + wide, :]
+    return nearest_resize(cropped, height, width)
+
+
+def sample_fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centre crop to the aspect, then antialiased bicubic: uint8 [H,W,3] or [H,W].
+
+    Source: section 2 of the released preprocessing page (`resizecrop`).
+    """
+    h, w = picture.shape[:2]
+    if h / w > height / width:
+        wide, tall = w, int(w * height / width)
+    else:
+        wide, tall = int(h * width / height), h
+    box = ((w - wide) / 2, (h - tall) / 2, (w + wide) / 2, (h + tall) / 2)
+    cropped = Image.fromarray(picture).crop(tuple(round(v) for v in box))  # type: ignore[arg-type]
+    return np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def output_size(height: int, width: int, *, cap: int, multiple: int) -> tuple[int, int]:
+    """Size to sample at: short side at most `cap`, both multiples of `multiple`.
+
+    Raises:
+      UserError: a side would be smaller than one multiple.
+    Source: section 1 of the released sampler page.
+    """
+    short = min(height, width)
+    if short > cap:
+        height, width = int(height * cap / short), int(width * cap / short)
+    sides = height // multiple * multiple, width // multiple * multiple
+    if min(sides) < multiple:
+        raise UserError(
+            f"A picture of {height}x{width} pixels is too small: both sides must be at "
+            f"least {multiple}."
+        )
+    return sides
