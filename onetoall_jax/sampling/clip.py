@@ -13,6 +13,55 @@ from onetoall_jax.sampling.sampler import Sampler, draw_noise
 from onetoall_jax.sampling.segments import Segment
 
 
+def draw_segments(
+    sampler: Sampler,
+    params: Params,
+    codec_params: Params,
+    inputs: Inputs,
+    pose_u8: Any,
+    *,
+    num_frames: int | None = None,
+    noise: Any = None,
+) -> Iterator[tuple[Segment, jax.Array, jax.Array]]:
+    """Segments of a clip, each as soon as its call returns.
+
+    Args:
+      params, codec_params: plain trees.
+      inputs: reference, prompts and the reference's pose.
+      pose_u8: [B,F,H,W,3] driving poses, one for every frame wanted; None for a model
+        without pose, then `num_frames` says how many to draw.
+      noise: [B,f,h,w,C] instead of the noise of `config.seed`; it fits one length of
+        segments only.
+    Yields:
+      (segment, latents [B,f,h,w,C], frames_u8 [B,F,H,W,3]); a later segment's frames
+      replace those that it overlaps.
+    """
+    euler.check(sampler.denoiser.table, inputs, pose_u8 is not None)
+    total = _count(pose_u8, num_frames)
+    size = _size(sampler, inputs, pose_u8, noise)
+    plan = segments.plan(sampler.config, total, sampler.codec.geometry)
+    clips = len(inputs.prompt)
+    carry = sampler.first_carry(clips, max(s.length for s in plan), *size)
+    before = 0
+    for group in segments.calls(plan, sampler.config.segments_per_call):
+        starts = [before, *(s.start for s in group)]
+        before = starts[-1]
+        made = noise
+        if made is None:
+            made = _noise(sampler, clips, group[0].length, size)
+        carry, drawn = sampler.call(
+            params,
+            codec_params,
+            inputs,
+            carry,
+            None if pose_u8 is None else _poses(pose_u8, group),
+            jnp.asarray(np.diff(starts), jnp.int32),
+            jnp.asarray(made),
+            chained=len(plan) > 1,
+        )
+        yield from zip(group, drawn.latents, drawn.frames_u8, strict=True)
+
+
 def stream_clip(
     sampler: Sampler,
     params: Params,
@@ -25,47 +74,26 @@ def stream_clip(
 ) -> Iterator[np.ndarray]:
     """Frames of a clip, each time as many as no later segment will replace.
 
-    Args:
-      params, codec_params: plain trees.
-      inputs: reference, prompts and the reference's pose.
-      pose_u8: [B,F,H,W,3] driving poses, one for every frame wanted; None for a model
-        without pose, then `num_frames` says how many to draw.
-      noise: [B,f,h,w,C] instead of the noise of `config.seed`; it fits one length of
-        segments only.
+    Arguments as for `draw_segments`.
+
     Yields:
       uint8 [B,n,H,W,3]; together [B,F,H,W,3].
     """
-    euler.check(sampler.denoiser.table, inputs, pose_u8 is not None)
-    total = num_frames if pose_u8 is None else np.shape(pose_u8)[1]
-    if total is None:
-        raise ValueError("without poses, num_frames says how many frames to draw")
-    size = _size(sampler, inputs, pose_u8, noise)
+    total = _count(pose_u8, num_frames)
     plan = segments.plan(sampler.config, total, sampler.codec.geometry)
-    carry = sampler.first_carry(len(inputs.prompt), max(s.length for s in plan), *size)
-    chained = len(plan) > 1
-    done = 0
-    for group in segments.calls(plan, sampler.config.segments_per_call):
-        before = [plan[max(done + i - 1, 0)].start for i in range(len(group))]
-        offset = np.array([s.start for s in group], np.int32) - np.array(before)
-        poses = None if pose_u8 is None else _poses(pose_u8, group)
-        made = noise
-        if made is None:
-            made = _noise(sampler, len(inputs.prompt), group[0].length, size)
-        carry, drawn = sampler.call(
-            params,
-            codec_params,
-            inputs,
-            carry,
-            poses,
-            jnp.asarray(offset, jnp.int32),
-            jnp.asarray(made),
-            chained=chained,
-        )
-        frames_u8 = jax.device_get(drawn.frames_u8)
-        for segment, frames in zip(group, frames_u8, strict=True):
-            done += 1
-            end = plan[done].start if done < len(plan) else total
-            yield frames[:, : end - segment.start]
+    drawn = draw_segments(
+        sampler,
+        params,
+        codec_params,
+        inputs,
+        pose_u8,
+        num_frames=num_frames,
+        noise=noise,
+    )
+    for segment, _, frames_u8 in drawn:
+        later = [s.start for s in plan if s.start > segment.start]
+        end = min(later, default=total)
+        yield jax.device_get(frames_u8[:, : end - segment.start])
 
 
 def sample_clip(
@@ -89,6 +117,14 @@ def sample_clip(
         noise=noise,
     )
     return np.concatenate(list(parts), axis=1)
+
+
+def _count(pose_u8: Any, num_frames: int | None) -> int:
+    if pose_u8 is not None:
+        return np.shape(pose_u8)[1]
+    if num_frames is None:
+        raise ValueError("without poses, num_frames says how many frames to draw")
+    return num_frames
 
 
 def _size(

@@ -3,18 +3,23 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from onetoall_jax import flow
-from onetoall_jax.models import onetoall
-from onetoall_jax.sampling import guidance
-from onetoall_jax.sampling.euler import Context, Denoiser, Inputs
+from onetoall_jax.conversion import apply
+from onetoall_jax.models import codec, onetoall
+from onetoall_jax.models.codec import CodecConfig
+from onetoall_jax.sampling import clip, guidance
+from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, pixels
+from onetoall_jax.sampling.sampler import Sampler
 from onetoall_jax.sampling.segments import CONTEXT_LATENTS
 from onetoall_jax.sampling.settings import SamplingConfig
 from tools.parity.case import Case
 from tools.parity.dit import first, last, model_config, model_params
+from tools.parity.vae import vae_config
 
 CEILING = {
     "*": {"rel_l2": 2e-4, "max_abs": 2e-3},
@@ -43,6 +48,12 @@ def bytes_last(x_u8: np.ndarray) -> jax.Array:
 
 
 def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Of one segment or, where the case has a plan, of a whole clip."""
+    parts = _run_clip if "plan" in case.config else _run_segment
+    yield from parts(case, dtype)
+
+
+def _run_segment(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """The first guided velocity, then the latents after every step."""
     inputs, config = case.inputs, case.config
     cfg = model_config(config["model"])
@@ -93,3 +104,53 @@ def _inputs(arrays: Mapping[str, np.ndarray]) -> tuple[Inputs, jax.Array | None]
         reference_pose_u8=bytes_last(arrays["ref_pose_u8"]) if has_pose else None,
     )
     return inputs, bytes_last(arrays["pose_video_u8"]) if has_pose else None
+
+
+def _run_clip(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Latents of every segment, the first one decoded, and the frames of the clip."""
+    config, arrays = case.config, case.inputs
+    cfg = model_config(config["model"])
+    made = codec.build(
+        CodecConfig(dtype=dtype.name, vae=vae_config(config["vae"])), cfg.patch
+    )
+    expected = nn.meta.unbox(jax.eval_shape(made.init, jax.random.key(0)))
+    codec_params = apply.convert("vae", case.weights("vae"), expected)
+    settings = sampling_config(
+        config,
+        segment_frames=config["main_chunk"],
+        overlap=config["overlap_frames"],
+        plan="release",
+        final_lengths=tuple(config["final_chunk_candidates"]),
+    )
+    sampler = Sampler(onetoall.functions(cfg, dtype=dtype), made, settings)
+    noise = last(arrays[f"noise_{settings.segment_frames}"])
+    drawn = clip.draw_segments(
+        sampler,
+        model_params(case, config["model"], "transformer"),
+        codec_params,
+        _pixel_inputs(arrays, made, codec_params),
+        last(arrays["pose_video_u8"]),
+        noise=noise,
+    )
+    frames = np.zeros(case.outputs["frames_u8"].shape, np.uint8)
+    for i, (segment, latents, frames_u8) in enumerate(drawn):
+        yield f"latents_seg{i}", first(latents[:, CONTEXT_LATENTS if i else 0 :])
+        if i == 0:
+            yield "decoded_seg0", first(made.decode(codec_params, latents))
+        frames[segment.start : segment.end] = frames_u8[0]
+    yield "frames_u8", frames
+
+
+def _pixel_inputs(
+    arrays: Mapping[str, np.ndarray], made: codec.Codec, codec_params: Any
+) -> Inputs:
+    height, width, _ = arrays["image_u8"].shape
+    picture = pixels(jnp.asarray(arrays["image_u8"])[None])
+    mask = jnp.asarray(arrays["mask_u8"], jnp.float32)[None] / 255
+    return Inputs(
+        prompt=jnp.asarray(arrays["prompt_embeds"]),
+        negative=jnp.asarray(arrays["negative_prompt_embeds"]),
+        reference=codec.reference_latents(made, codec_params, picture, mask),
+        black=codec.black_latents(made, codec_params, height, width),
+        reference_pose_u8=bytes_last(arrays["ref_pose_u8"]),
+    )
