@@ -1,7 +1,7 @@
 """Saves and resumes a run: parameters, training state, settings; whole or not at all.
 
-On disk, under `<workdir>/checkpoints/<step>/`: `params` (the whole tree, readable
-without the rest), `training` (step, key, optimiser, running mean) and `settings`.
+On disk, under `<workdir>/checkpoints/<step>/`: `params` (the whole network, readable
+without the rest), `training` (what it takes to go on) and `settings`.
 """
 
 import contextlib
@@ -127,31 +127,38 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200]
 
 
-def claim(workdir: Path, settings: Mapping[str, Any], free: tuple[str, ...]) -> None:
-    """Makes `workdir` this run's, or checks that it already is.
+def check_owner(
+    workdir: Path, settings: Mapping[str, Any], free: tuple[str, ...]
+) -> None:
+    """Checks that `workdir` is new or was started with these settings.
 
     Args:
-      settings: the run's whole settings; written to settings.json at the first start.
+      settings: the run's whole settings.
       free: dotted names, whole groups among them, that may differ from the first
         start.
     Raises:
       UserError: the folder belongs to other settings; the first that differs is named.
     """
     path = workdir / SETTINGS
-    ours = json.loads(json.dumps(settings))
-    if path.exists():
-        theirs = json.loads(path.read_text())["settings"]
-        different = _difference(theirs, ours, free)
-        if different:
-            name, old, new = different
-            raise UserError(
-                f"{workdir} belongs to a run with {name}={old!r}, not {new!r}: give "
-                "another --workdir, or the settings it was started with."
-            )
+    if not path.exists():
+        return
+    theirs = json.loads(path.read_text())["settings"]
+    different = _difference(theirs, json.loads(json.dumps(settings)), free)
+    if different:
+        name, old, new = different
+        raise UserError(
+            f"{workdir} belongs to a run with {name}={old!r}, not {new!r}: give "
+            "another --workdir, or the settings it was started with."
+        )
+
+
+def claim(workdir: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings into `workdir`: from now on it is this run's."""
     with _disk(workdir, None):
         workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / SETTINGS
         beside = path.with_suffix(".part")
-        beside.write_text(json.dumps({"settings": ours}, indent=1) + "\n")
+        beside.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
         os.replace(beside, path)
 
 

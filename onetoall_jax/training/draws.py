@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from onetoall_jax import rng
 from onetoall_jax.training.settings import TrainingConfig
@@ -34,7 +35,7 @@ def draw(
     latents: tuple[int, ...],
     picture: tuple[int, ...],
     config: TrainingConfig,
-    token_replace_probability: jax.Array | float,
+    token_replace_probability: jax.typing.ArrayLike,
 ) -> Draws:
     """Draws of one step; a clip's depend on the key and its place in the batch only.
 
@@ -44,7 +45,7 @@ def draw(
     """
     keys = jax.random.split(key, clips)
     if config.shared_draws:
-        keys = jax.numpy.broadcast_to(keys[:1], keys.shape)
+        keys = jnp.broadcast_to(keys[:1], keys.shape)
     noise = config.reference_noise
 
     def one(key: jax.Array) -> Draws:

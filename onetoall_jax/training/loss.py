@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def weights(
     region: jax.Array,
     keep: jax.Array,
-    region_weight: jax.Array | float,
+    region_weight: jax.typing.ArrayLike,
     context: jax.Array | None = None,
     context_frames: int = 0,
 ) -> jax.Array:

@@ -56,7 +56,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return rate
 
 
-def apply(params: Tree, direction: Tree, rate: jax.Array | float) -> Tree:
+def apply(params: Tree, direction: Tree, rate: jax.typing.ArrayLike) -> Tree:
     """Parameters after one update: params - rate * direction."""
     return jax.tree.map(lambda p, d: p - rate * d, params, direction)
 

@@ -25,12 +25,12 @@ class TrainState:
       key: of all the run's draws; the step's own is folded in.
     """
 
-    step: jax.Array
+    step: Any
     trainable: Tree
     frozen: Tree
     optimizer: optax.OptState
     ema: Tree | None
-    key: jax.Array
+    key: Any
 
     @property
     def params(self) -> Tree:

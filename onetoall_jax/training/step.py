@@ -45,9 +45,9 @@ class Fixed(NamedTuple):
 class Knobs(NamedTuple):
     """Numbers that are inputs of the compiled step, so that stages can share one."""
 
-    learning_rate: jax.Array | float
-    token_replace_probability: jax.Array | float
-    region_weight: jax.Array | float
+    learning_rate: jax.typing.ArrayLike
+    token_replace_probability: jax.typing.ArrayLike
+    region_weight: jax.typing.ArrayLike
 
 
 def clip_losses(
@@ -55,7 +55,7 @@ def clip_losses(
     params: Params,
     text: jax.Array,
     example: Example,
-    region_weight: jax.Array | float,
+    region_weight: jax.typing.ArrayLike,
     context_frames: int,
 ) -> jax.Array:
     """[B] losses of the network on an example.
@@ -184,7 +184,7 @@ def _update(
     grads: Params,
     tx: optax.GradientTransformation,
     config: TrainingConfig,
-    rate: jax.Array | float,
+    rate: jax.typing.ArrayLike,
 ) -> TrainState:
     direction, memory = tx.update(grads, state.optimizer, state.trainable)
     trainable = optimizer.apply(state.trainable, direction, rate)

@@ -109,10 +109,11 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 def test_a_workdir_of_other_settings_is_refused_by_the_first_difference(tmp_path):
     settings = {"model": {"dim": 8}, "training": {"steps": 5, "rate": (0.1, 0.2)}}
     free = ("training.steps",)
-    state.claim(tmp_path, settings, free)
+    state.check_owner(tmp_path, settings, free)
+    state.claim(tmp_path, settings)
     settings["training"]["steps"] = 6
-    state.claim(tmp_path, settings, free)
+    state.check_owner(tmp_path, settings, free)
     settings["training"]["rate"] = (0.1, 0.3)
     settings["training"]["steps"] = 7
     with pytest.raises(UserError, match=r"training\.rate=\[0\.1, 0\.2\]"):
-        state.claim(tmp_path, settings, free)
+        state.check_owner(tmp_path, settings, free)

@@ -1,0 +1,1 @@
+"""Assembled things: the only room where all others meet."""

@@ -1,0 +1,95 @@
+"""The parameters that a run starts from."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from onetoall_jax import config
+from onetoall_jax.checkpoints import parameters
+from onetoall_jax.errors import UserError
+from onetoall_jax.models import grow, onetoall
+from onetoall_jax.models.codec import Codec, CodecConfig
+from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.pipelines.settings import SCRATCH, RunSettings
+from onetoall_jax.sharding import rules
+from onetoall_jax.training import stages
+
+Params = Any
+
+
+def places(cfg: ModelConfig, mesh: Mesh) -> Params:
+    """Shardings of a network's parameters."""
+    boxed = jax.eval_shape(functools.partial(onetoall.init, cfg), jax.random.key(0))
+    return rules.shardings(boxed, mesh)
+
+
+def abstract(cfg: ModelConfig, mesh: Mesh) -> Params:
+    """Shapes, types and shardings of a network's parameters."""
+    return jax.tree.map(_placed, onetoall.abstract(cfg), places(cfg, mesh))
+
+
+def _placed(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def check(settings: RunSettings) -> None:
+    """Raises UserError if the checkpoint that the run starts from is missing."""
+    path = Path(settings.init_from)
+    if settings.init_from != SCRATCH and not path.exists():
+        command = settings.init_command
+        hint = f"make it with `{command}`" if command else "set init_from"
+        raise UserError(f"The start of this run, {path}, does not exist: {hint}.")
+
+
+def params(settings: RunSettings, mesh: Mesh) -> Params:
+    """Parameters before the first step, straight in their shards.
+
+    Drawn anew for "scratch", else read; those of the stage before are grown.
+
+    Raises:
+      UserError: the start cannot be read or is of another size.
+    """
+    cfg = settings.model
+    key = jax.random.key(settings.training.seed)
+    where = places(cfg, mesh)
+    if settings.init_from == SCRATCH:
+
+        def fresh(key: jax.Array) -> Params:
+            return stages.from_scratch(nn.meta.unbox(onetoall.init(cfg, key)))
+
+        return jax.jit(fresh, out_shardings=where)(key)
+    path = Path(settings.init_from)
+    before = config.build(ModelConfig, parameters.settings(path)["model"], "model")
+    old = parameters.load(path, abstract(before, mesh))
+    try:
+        grown = functools.partial(grow.grow, cfg_from=before, cfg_to=cfg)
+        return jax.jit(lambda p, k: grown(p, key=k), out_shardings=where)(old, key)
+    except ValueError as error:
+        raise UserError(
+            f"The checkpoint {path} is of another size ({before}) than this run "
+            f"({cfg}): set init_from to one that fits."
+        ) from error
+
+
+def codec_params(codec: Codec, settings: CodecConfig, mesh: Mesh) -> Params:
+    """Parameters of the codec, on every device; {} where nothing is learned.
+
+    Raises:
+      UserError: the VAE's parameters are missing.
+    """
+    boxed = jax.eval_shape(codec.init, jax.random.key(0))
+    plain = nn.meta.unbox(boxed)
+    if not jax.tree.leaves(plain):
+        return plain
+    if settings.params is None or not Path(settings.params).exists():
+        raise UserError(
+            f"codec.params is {settings.params!r}, but the VAE needs its parameters: "
+            "convert them with tools/convert_torch_weights.py --kind=vae."
+        )
+    whole = rules.whole(mesh)
+    target = jax.tree.map(lambda leaf: _placed(leaf, whole), plain)
+    return parameters.load(Path(settings.params), target)

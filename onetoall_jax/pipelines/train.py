@@ -1,0 +1,223 @@
+"""A training run, assembled from its settings."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from onetoall_jax import config, trees
+from onetoall_jax.checkpoints.state import Store, check_owner, claim
+from onetoall_jax.errors import UserError
+from onetoall_jax.geometry import Geometry
+from onetoall_jax.models import codec as codecs
+from onetoall_jax.models import onetoall, prompts
+from onetoall_jax.models.codec import Codec
+from onetoall_jax.pipelines import start
+from onetoall_jax.pipelines.settings import FREE, RunSettings
+from onetoall_jax.sharding import hosts, rules
+from onetoall_jax.sharding import mesh as meshes
+from onetoall_jax.training import flops, loop, optimizer, stages, state
+from onetoall_jax.training.example import Encoders
+from onetoall_jax.training.state import TrainState
+from onetoall_jax.training.step import Fixed, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run ready to go.
+
+    Attributes:
+      geometry: of the codec, which the loader must know.
+      state: at the step to go on from.
+    """
+
+    settings: RunSettings
+    workdir: Path
+    mesh: Mesh
+    geometry: Geometry
+    state: TrainState
+    job: loop.Job
+    store: Store
+
+    @property
+    def first_step(self) -> int:
+        """Step to go on from: also the place in the data."""
+        return int(self.state.step)
+
+    def __call__(self, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
+        """Trains to the last step; see `loop.run`."""
+        with meshes.use(self.mesh, rules.RULES):
+            try:
+                return loop.run(self.state, batches, self.job, self.workdir)
+            finally:
+                self.store.close()
+
+
+def assemble(settings: RunSettings, workdir: Path) -> Run:
+    """Mesh, functions, state and step of a run; resumes what `workdir` holds.
+
+    Raises:
+      UserError: a workdir of other settings, a missing start, a mesh that does not fit.
+    """
+    stored = config.to_dict(settings)
+    check_owner(workdir, stored, FREE)
+    training = settings.training
+    use_cache(training.compilation_cache)
+    mesh = meshes.build(settings.mesh)
+    codec = codecs.build(settings.codec, settings.model.patch)
+    store = Store(workdir, training.keep_checkpoints)
+    if store.latest() is None:
+        start.check(settings)
+    made, where = _state(settings, mesh, store)
+    fixed = _fixed(settings, codec, mesh)
+    step = _step(settings, codec, where)
+    claim(workdir, stored)
+    job = loop.Job(
+        config=training,
+        step=lambda state, batch, knobs: step(state, fixed, batch, knobs),
+        place=functools.partial(place, mesh=mesh),
+        save=lambda step, state: store.save(step, *split(state), stored),
+        work=functools.partial(work, settings, codec.geometry),
+        clips=lambda batch: len(batch["frames_u8"]) * hosts.count(),
+        peak=_peak(mesh),
+        writes=hosts.index() == 0,
+    )
+    return Run(settings, workdir, mesh, codec.geometry, made, job, store)
+
+
+def use_cache(folder: str) -> None:
+    """Keeps compiled programs on disk, so that a restart need not compile again."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def split(made: TrainState) -> tuple[Any, dict[str, Any]]:
+    """A state as the two parts of a checkpoint: (parameters to use, the rest).
+
+    The parameters to use are the running means where the run keeps them; those that
+    training goes on with then belong to the rest.
+    """
+    rest = {"step": made.step, "optimizer": made.optimizer, "key": made.key}
+    if made.ema is None:
+        return made.params, rest
+    rest["trainable"] = made.trainable
+    return trees.join(made.ema, made.frozen), rest
+
+
+def join(params: Any, rest: Mapping[str, Any], patterns: tuple[str, ...]) -> TrainState:
+    """Inverse of `split`."""
+    trained, frozen = trees.split(params, patterns)
+    return TrainState(
+        step=rest["step"],
+        trainable=rest.get("trainable", trained),
+        frozen=frozen,
+        optimizer=rest["optimizer"],
+        ema=trained if "trainable" in rest else None,
+        key=rest["key"],
+    )
+
+
+def _state(
+    settings: RunSettings, mesh: Mesh, store: Store
+) -> tuple[TrainState, TrainState]:
+    """(state to go on from, its shardings)."""
+    training = settings.training
+    patterns = stages.patterns(training.trainable)
+    tx = optimizer.transform(training.optimizer)
+    create = functools.partial(
+        state.create,
+        patterns=patterns,
+        tx=tx,
+        seed=training.seed,
+        ema=training.optimizer.ema_decay > 0,
+    )
+    shapes = jax.eval_shape(create, onetoall.abstract(settings.model))
+    places = start.places(settings.model, mesh)
+    where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
+    if store.latest() is None:
+        params = start.params(settings, mesh)
+        return jax.jit(create, out_shardings=where)(params), where
+    target = jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
+    )
+    return join(*store.restore(*split(target)), patterns), where
+
+
+def _fixed(settings: RunSettings, codec: Codec, mesh: Mesh) -> Fixed:
+    text = prompts.empty_prompt(settings.text, settings.model.text_dim)
+    return Fixed(
+        codec=start.codec_params(codec, settings.codec, mesh),
+        text=jax.device_put(text, rules.whole(mesh)),
+    )
+
+
+def _step(settings: RunSettings, codec: Codec, where: TrainState) -> Any:
+    training = settings.training
+    denoiser = onetoall.functions(
+        settings.model, dtype=jnp.dtype(training.dtype), remat=training.remat
+    )
+    encoders = Encoders(
+        clip=codec.encode,
+        reference=functools.partial(codecs.reference_latents, codec),
+        context_frames=onetoall.CONTEXT_FRAMES,
+    )
+    tx: optax.GradientTransformation = optimizer.transform(training.optimizer)
+    step = make_train_step(denoiser, encoders, tx, training)
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None, None))
+
+
+def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's share of a batch -> the global batch on the devices.
+
+    Raises:
+      UserError: the clips cannot be shared evenly.
+    """
+    split_over = int(np.prod([mesh.shape[axis] for axis in rules.BATCH_AXES]))
+    clips = len(batch["frames_u8"]) * hosts.count()
+    if clips % split_over:
+        raise UserError(
+            f"A batch of {clips} clips cannot be split over {split_over} devices: make "
+            "data.batch a multiple, or set mesh.context to use several for one clip."
+        )
+    where = rules.batch(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(where, value)
+        for name, value in batch.items()
+        if name != "row"
+    }
+
+
+def work(
+    settings: RunSettings, geometry: Geometry, batch: Mapping[str, np.ndarray]
+) -> float:
+    """Model operations of a step on `batch`, over all hosts."""
+    clips, frames, height, width, _ = batch["frames_u8"].shape
+    return clips * hosts.count() * _work(settings, geometry, (frames, height, width))
+
+
+@functools.lru_cache
+def _table(
+    model: Any, text: int, trainable: str, geometry: Geometry, size: tuple[int, ...]
+) -> float:
+    frames, height, width = size
+    grid = geometry.token_grid(frames, height, width)
+    clip = flops.Clip(frames, height, width, grid, text)
+    return flops.total(flops.operations(model, clip, stages.patterns(trainable)))
+
+
+def _work(settings: RunSettings, geometry: Geometry, size: tuple[int, ...]) -> float:
+    name = settings.training.trainable
+    return _table(settings.model, settings.text.length, name, geometry, size)
+
+
+def _peak(mesh: Mesh) -> float | None:
+    one = flops.peak(mesh.devices.flat[0].device_kind)
+    return None if one is None else one * 1e12 * mesh.devices.size

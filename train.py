@@ -1,0 +1,53 @@
+"""Trains one stage: `python train.py --config=configs/stage1.py:tiny`.
+
+A run lives in its folder (--workdir, by default runs/<name of the config>): records,
+metrics, checkpoints. Started again with the same settings, it goes on where it stood.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from onetoall_jax import config, errors
+from onetoall_jax.pipelines import settings as run_settings
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/stageN.py, with :tiny, :1_3b or :14b for the size."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Join the other processes of a pod or cluster job."
+)
+
+
+@errors.reported
+def main(argv: Sequence[str]) -> None:
+    """Reads settings, wires the rooms together, trains."""
+    del argv
+    if _CONFIG.value is None:
+        raise errors.UserError("Give --config=configs/stage1.py:tiny or another one.")
+    settings = run_settings.build(_CONFIG.value.to_dict())
+    from data_pipeline import builder, loader
+    from data_pipeline.settings import DataConfig
+    from onetoall_jax.pipelines import train
+    from onetoall_jax.sharding import hosts
+
+    data = config.build(DataConfig, settings.data, "config.data")
+    builder.Rows(data.root, data.split)  # a missing data set is said before any work
+    hosts.start(_MULTIHOST.value)  # before any array exists
+    workdir = Path(_WORKDIR.value or f"runs/{settings.name}")
+    run = train.assemble(settings, workdir)
+    batches = loader.build(
+        data,
+        run.geometry,
+        host=hosts.index(),
+        hosts=hosts.count(),
+        start_step=run.first_step,
+    )
+    run(batches)
+
+
+if __name__ == "__main__":
+    app.run(main)
