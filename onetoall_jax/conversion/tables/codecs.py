@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from onetoall_jax.conversion.tables.entry import CONV, SCALE, Entry, entries
 
@@ -121,20 +122,52 @@ def _upsample_name(block: int, what: str, index: int) -> str:
     return f"decoder.upsamples.{4 * block + within}."
 
 
-def infer_vae(shapes: Shapes) -> dict[str, int]:
+def infer_vae(kind: str, shapes: Shapes) -> dict[str, Any]:
     """base_dim, z_dim and the multiples of the base width, from the shapes.
 
-    `shapes` has Diffusers' names.
+    Raises:
+      KeyError: a tensor that tells a size is missing.
     """
-    base = shapes["encoder.conv_in.weight"][0]
+
+    def shape(key: str) -> Sequence[int]:
+        return shapes[vae_original_name(key) if kind == "vae_original" else key]
+
+    base = shape("encoder.conv_in.weight")[0]
+    # Two residual blocks and a downsampler to a level, but for the last.
     widths = [
-        shapes[f"encoder.down_blocks.{3 * level + 1}.conv2.weight"][0]
-        for level in range(4)
+        shape(f"encoder.down_blocks.{3 * i + 1}.conv2.weight")[0] for i in range(4)
     ]
     return {
         "base_dim": base,
-        "z_dim": shapes["post_quant_conv.weight"][0],
-        "dim_mult": tuple(w // base for w in widths),  # type: ignore[dict-item]
+        "z_dim": shape("post_quant_conv.weight")[0],
+        "dim_mult": tuple(w // base for w in widths),
+    }
+
+
+def infer_umt5(kind: str, shapes: Shapes) -> dict[str, int]:
+    """Sizes of the encoder, from the shapes.
+
+    Raises:
+      KeyError: a tensor that tells a size is missing.
+    """
+
+    def shape(key: str) -> Sequence[int]:
+        return shapes[umt5_original_name(key) if kind == "umt5_original" else key]
+
+    first = "encoder.block.0.layer"
+    attention = f"{first}.0.SelfAttention"
+    vocab, dim = shape("shared.weight")
+    buckets, heads = shape(f"{attention}.relative_attention_bias.weight")
+    prefix = "blocks." if kind == "umt5_original" else "encoder.block."
+    layers = {k[len(prefix) :].split(".")[0] for k in shapes if k.startswith(prefix)}
+    return {
+        "vocab_size": vocab,
+        "dim": dim,
+        "num_layers": len(layers),
+        "num_heads": heads,
+        "head_dim": shape(f"{attention}.q.weight")[0] // heads,
+        "mlp_dim": shape(f"{first}.1.DenseReluDense.wi_0.weight")[0],
+        "num_buckets": buckets,
     }
 
 

@@ -1,0 +1,1 @@
+"""Parameters and runs on disk, in Orbax, with their settings beside them."""
