@@ -68,3 +68,19 @@ def output_size(height: int, width: int, *, cap: int, multiple: int) -> tuple[in
             f"least {multiple}."
         )
     return sides
+
+
+def fit_points(
+    keypoints: np.ndarray, before: tuple[int, int], after: tuple[int, int]
+) -> np.ndarray:
+    """Key points [...,3] in pixels after the centre crop and resize of `sample_fit`."""
+    (h, w), (height, width) = before, after
+    if h / w > height / width:
+        wide, tall = w, int(w * height / width)
+    else:
+        wide, tall = int(h * width / height), h
+    left, top = round((w - wide) / 2), round((h - tall) / 2)
+    points = np.array(keypoints, np.float64)
+    points[..., 0] = (points[..., 0] - left) * width / wide
+    points[..., 1] = (points[..., 1] - top) * height / tall
+    return points

@@ -1,0 +1,330 @@
+"""One library call: a reference picture and a driving clip in, a video out."""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from onetoall_jax import config, media
+from onetoall_jax.alignment import fit
+from onetoall_jax.checkpoints import parameters
+from onetoall_jax.errors import UserError
+from onetoall_jax.geometry import Geometry
+from onetoall_jax.models import codec as codecs
+from onetoall_jax.models import onetoall, prompts
+from onetoall_jax.models.codec import Codec
+from onetoall_jax.pipelines import settings as run_settings
+from onetoall_jax.pipelines.settings import RunSettings
+from onetoall_jax.pose import detect, draw
+from onetoall_jax.pose.files import Track
+from onetoall_jax.pose.keypoints import to_pose
+from onetoall_jax.sampling import clip, guidance
+from onetoall_jax.sampling.euler import Inputs
+from onetoall_jax.sampling.sampler import Sampler
+
+SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+
+
+class Animator(NamedTuple):
+    """A loaded checkpoint, ready to draw clips.
+
+    Attributes:
+      canvas_side: of drawn poses, as in training.
+    """
+
+    settings: RunSettings
+    codec: Codec
+    sampler: Sampler
+    params: Any
+    codec_params: Any
+    canvas_side: int
+
+
+def load(
+    checkpoint: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Animator:
+    """Reads a run, one of its steps, or the tiny checkpoint that is shipped.
+
+    Args:
+      overrides: values of SamplingConfig that replace the stored ones.
+    Raises:
+      UserError: no checkpoint, or one of another kind or size.
+    """
+    folder = Path(checkpoint) if checkpoint else SHIPPED
+    settings = run_settings.build(parameters.settings(folder))
+    changed = {**config.to_dict(settings.sampling), **(overrides or {})}
+    sampling = config.build(type(settings.sampling), changed, "sampling")
+    codec = codecs.build(settings.codec, settings.model.patch)
+    params = parameters.load(folder, onetoall.abstract(settings.model))
+    codec_params = nn.meta.unbox(jax.eval_shape(codec.init, jax.random.key(0)))
+    if jax.tree.leaves(codec_params):
+        if settings.codec.params is None:
+            raise UserError("codec.params is not set: name the converted VAE.")
+        codec_params = parameters.load(Path(settings.codec.params), codec_params)
+    dtype = jnp.dtype(settings.training.dtype)
+    functions = onetoall.functions(settings.model, dtype=dtype)
+    sampler = Sampler(functions, codec, sampling)
+    side = settings.data["canvas_side"]
+    return Animator(settings, codec, sampler, params, codec_params, side)
+
+
+def inputs(
+    animator: Animator,
+    reference_u8: np.ndarray,
+    mask: np.ndarray,
+    reference_pose_u8: np.ndarray,
+) -> Inputs:
+    """What the sampler takes, from pictures of one size.
+
+    Args:
+      reference_u8, reference_pose_u8: [B,H,W,3].
+      mask: [B,H,W] in 0..1, 1 = to be invented.
+    """
+    codec, settings = animator.codec, animator.settings
+    clips, height, width, _ = reference_u8.shape
+    pixels = jnp.asarray(reference_u8, jnp.float32) / 255 * 2 - 1
+    table = guidance.table(animator.sampler.config)
+    empty = prompts.empty_prompt(settings.text, settings.model.text_dim)
+    prompt = jnp.broadcast_to(empty, (clips, *empty.shape))
+    black = any(row.reference == guidance.BLACK for row in table)
+    has_pose = settings.model.pose_layers > 0
+    return Inputs(
+        prompt=prompt,
+        negative=prompt,
+        reference=codecs.reference_latents(
+            codec, animator.codec_params, pixels, jnp.asarray(mask, jnp.float32)
+        )
+        if settings.model.reference_layers
+        else None,
+        black=codecs.black_latents(codec, animator.codec_params, height, width)
+        if black
+        else None,
+        reference_pose_u8=jnp.asarray(reference_pose_u8)[:, None] if has_pose else None,
+    )
+
+
+def sample_batch(animator: Animator, batch: Mapping[str, Any]) -> np.ndarray:
+    """Frames u8 [B,F,H,W,3] for a batch of the loader (see `onetoall_jax.batch`)."""
+    given = inputs(
+        animator,
+        batch["reference_u8"],
+        batch["reference_mask_u8"],
+        batch["reference_pose_u8"],
+    )
+    pose = batch["pose_u8"] if animator.settings.model.pose_layers else None
+    return clip.sample_clip(
+        animator.sampler,
+        animator.params,
+        animator.codec_params,
+        given,
+        pose,
+        num_frames=batch["pose_u8"].shape[1],
+    )
+
+
+class Prepared(NamedTuple):
+    """Pictures of one size, ready to sample.
+
+    Attributes:
+      reference, reference_pose: [H,W,3] uint8; poses: [F,H,W,3] uint8.
+      fps: of the driving clip.
+      notes: what was changed on the way, a sentence each.
+    """
+
+    reference: np.ndarray
+    reference_pose: np.ndarray
+    poses: np.ndarray
+    fps: float
+    notes: tuple[str, ...]
+
+
+def prepare(
+    reference: np.ndarray,
+    reference_track: Track,
+    driving_track: Track,
+    geometry: Geometry,
+    *,
+    canvas_side: int,
+    size: tuple[int, int] | None = None,
+    cap: int = 576,
+) -> Prepared:
+    """Crops the reference to a legal size and draws both poses at it.
+
+    Args:
+      reference: [H,W,3].
+      size: height and width of the result; None follows the reference, its short side
+        at most `cap`.
+    Raises:
+      UserError: the reference is too small, or the size is not legal.
+    """
+    if size is None:
+        size = fit.output_size(
+            *reference.shape[:2], cap=cap, multiple=geometry.pixel_multiple
+        )
+    geometry.check_size(*size)
+    height, width = size
+    notes = []
+    if reference.shape[:2] != size:
+        before = "x".join(map(str, reference.shape[:2]))
+        notes.append(f"reference cropped and resized from {before} to {height}x{width}")
+    drawer = draw.Drawer(height, width, canvas_side)
+
+    def drawn(track: Track, i: int, style: draw.Style) -> np.ndarray:
+        points = fit.fit_points(track.keypoints[i], (track.height, track.width), size)
+        return drawer(to_pose(points, height, width, route="inference"), style)
+
+    poses = [
+        drawn(driving_track, i, draw.Style())
+        for i in range(len(driving_track.keypoints))
+    ]
+    return Prepared(
+        fit.sample_fit(reference, height, width),
+        drawn(reference_track, 0, draw.Style(face=False)),
+        np.stack(poses),
+        driving_track.fps,
+        tuple(notes),
+    )
+
+
+Progress = Callable[[int, int, float], None]
+
+
+def frames(animator: Animator, prepared: Prepared) -> Iterator[np.ndarray]:
+    """Frames [n,H,W,3] of the result, as segments become final."""
+    mask = np.zeros(prepared.reference.shape[:2], np.float32)
+    given = inputs(
+        animator, prepared.reference[None], mask[None], prepared.reference_pose[None]
+    )
+    for part in clip.stream_clip(
+        animator.sampler,
+        animator.params,
+        animator.codec_params,
+        given,
+        prepared.poses[None],
+    ):
+        yield part[0]
+
+
+def animate(
+    reference: Path,
+    driving: Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    reference_keypoints: Path | None = None,
+    driving_keypoints: Path | None = None,
+    size: tuple[int, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Path = detect.DEFAULT_ENVIRONMENT,
+    progress: Progress = lambda done, total, left_s: None,
+) -> dict[str, Any]:
+    """Draws the reference moving as the driving clip does; -> the report.
+
+    Writes into `out`: result.mp4 (result.png for a single frame), side_by_side.mp4,
+    contact_sheet.png and report.json. The folder appears when all is complete.
+
+    Args:
+      driving: a video, a picture (image pose transfer) or key points (.npz).
+      reference_keypoints, driving_keypoints: .npz files instead of detection.
+      progress: called with frames done, frames in all and seconds left.
+    Raises:
+      UserError: anything the user can mend, before anything is written.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another folder or remove it.")
+    started = time.monotonic()
+    picture = media.read_image(reference)
+    animator = load(checkpoint, overrides)
+    sound = _checked_sound(driving)
+    tracks = [
+        detect.track(given or path, environment)
+        for given, path in (
+            (reference_keypoints, reference),
+            (driving_keypoints, driving),
+        )
+    ]
+    prepared = prepare(
+        picture,
+        *tracks,
+        animator.codec.geometry,
+        canvas_side=animator.canvas_side,
+        size=size,
+    )
+    ready = time.monotonic()
+    made = _sampled(animator, prepared, progress)
+    sampled = time.monotonic()
+    report = {
+        "reference": str(reference),
+        "driving": str(driving),
+        "checkpoint": str(checkpoint or SHIPPED.name),
+        "frames": len(made),
+        "size": list(made.shape[1:3]),
+        "fps": prepared.fps,
+        "notes": list(prepared.notes),
+        "sampling": dataclasses.asdict(animator.sampler.config),
+        "seconds": {"prepare": ready - started, "sample": sampled - ready},
+    }
+    _write(out, made, prepared, sound, report)
+    return report
+
+
+def _checked_sound(driving: Path) -> Path | None:
+    """The driving clip if it has sound; raises early where it cannot be read."""
+    if Path(driving).suffix.lower() not in media.VIDEO_SUFFIXES:
+        return None
+    return driving if media.Video(driving).has_sound else None
+
+
+def _sampled(animator: Animator, prepared: Prepared, progress: Progress) -> np.ndarray:
+    total, parts, begun = len(prepared.poses), [], time.monotonic()
+    for part in frames(animator, prepared):
+        parts.append(part)
+        done = sum(map(len, parts))
+        progress(done, total, (time.monotonic() - begun) / done * (total - done))
+    return np.concatenate(parts)
+
+
+def _write(
+    out: Path,
+    made: np.ndarray,
+    prepared: Prepared,
+    sound: Path | None,
+    report: Mapping[str, Any],
+) -> None:
+    half = out.with_name(out.name + ".part")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    # Small clips are enlarged, or a player would blur them.
+    factor = max(1, 256 // min(made.shape[1:3]))
+    large = [
+        media.enlarged(x, factor) for x in (made, prepared.reference, prepared.poses)
+    ]
+    try:
+        if len(made) == 1:
+            media.write_image(half / "result.png", large[0][0])
+        else:
+            media.write_video(half / "result.mp4", large[0], prepared.fps, sound)
+            beside = media.side_by_side(large[1], large[2], large[0])
+            media.write_video(half / "side_by_side.mp4", beside, prepared.fps)
+        rows = [
+            ("reference", prepared.reference[None]),
+            ("driving pose", prepared.poses),
+            ("result", made),
+        ]
+        media.write_image(half / "contact_sheet.png", media.contact_sheet(rows))
+        (half / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        os.replace(half, out)
+    except OSError as error:
+        raise UserError(f"{out} could not be written: {error}.") from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)

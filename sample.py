@@ -1,0 +1,72 @@
+"""Animates a picture: `python sample.py --reference=me.png --driving=a.mp4 --out=b`.
+
+Without --checkpoint the tiny model that comes with the package is used.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from onetoall_jax import errors
+from onetoall_jax.errors import UserError
+
+
+def _value(text: str) -> tuple[str, object]:
+    """ "steps=12" -> ("steps", 12)."""
+    import ast
+
+    name, found, value = text.partition("=")
+    if not found:
+        raise UserError(f"--set {text}: write name=value, for example steps=12.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _progress(done: int, total: int, left_s: float) -> None:
+    print(f"{done} of {total} frames, {left_s:.0f} s left", file=sys.stderr, flush=True)
+
+
+@errors.reported
+def main(argv: list[str]) -> None:
+    """Reads the flags and makes the one library call."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True, help="a picture")
+    parser.add_argument(
+        "--driving",
+        type=Path,
+        required=True,
+        help="video, picture or key points (.npz)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="must not exist")
+    parser.add_argument("--checkpoint", type=Path, help="a run or converted parameters")
+    parser.add_argument("--reference_keypoints", type=Path, help=".npz")
+    parser.add_argument("--driving_keypoints", type=Path, help=".npz")
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a sampling setting, for example steps=12",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    if (args.height is None) != (args.width is None):
+        raise UserError("Give both --height and --width, or neither.")
+    from onetoall_jax.pipelines.animate import animate
+
+    report = animate(
+        args.reference,
+        args.driving,
+        args.out,
+        checkpoint=args.checkpoint,
+        reference_keypoints=args.reference_keypoints,
+        driving_keypoints=args.driving_keypoints,
+        size=(args.height, args.width) if args.height else None,
+        overrides=dict(_value(text) for text in args.set),
+        progress=_progress,
+    )
+    print(f"{report['frames']} frames in {args.out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
