@@ -27,13 +27,16 @@ class Draws:
     keep_reference: float
     zoom: float
     zoom_scale: float
+    first: float
 
 
 def draw(seed: int, epoch: int, row: int) -> Draws:
     """All random numbers of a row in an epoch: the only source of them."""
     rng = np.random.default_rng([seed, epoch, row, 1])
-    u = rng.random(14).tolist()
-    return Draws(*u[:5], tuple(u[5:9]), *u[9:])
+    u = iter(rng.random(15).tolist())
+    names = [field.name for field in dataclasses.fields(Draws)]
+    values = {n: next(u) for n in names if n != "rectangle_box"}
+    return Draws(**values, rectangle_box=tuple(u))
 
 
 @dataclasses.dataclass
@@ -68,7 +71,7 @@ def apply(sample: Sample, config: AugmentConfig, draws: Draws) -> Sample:
 
     Source: section 4 of the released training page, section 8 of the data page.
     """
-    p = draws.branch
+    p, seen = draws.branch, sample.reference
     if p < config.drop_all:
         sample = _without_pose(_without_reference(sample))
         return dataclasses.replace(
@@ -84,6 +87,9 @@ def apply(sample: Sample, config: AugmentConfig, draws: Draws) -> Sample:
     elif draws.rectangle < config.mask_rectangle:
         sample = _mask_rectangle(sample, draws.rectangle_box)
     if draws.keep_reference < config.keep_reference:
+        if len(sample.frames) == 1:
+            # A picture without pose could be anyone's: the reference is to be kept.
+            sample = dataclasses.replace(sample, frames=seen[None])
         return _without_pose(sample)
     if draws.zoom < config.zoom / 2:
         return _zoom_reference(sample, 1 + 0.2 * draws.zoom_scale)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipeline.settings import Resolution
+from onetoall_jax.errors import UserError
 
 _ASPECTS_512 = """
 0.25 256 1024|0.26 256 992|0.27 256 960|0.28 256 928|0.32 288 896|0.33 288 864|
@@ -51,6 +52,7 @@ TABLES = {
 
 # Rows of less than this share of an area are not enlarged to it.
 _SMALLEST = 0.70
+_LONGEST_SECONDS = 10  # of a clip, the rest is not counted
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -66,26 +68,45 @@ def assign(
     resolutions: tuple[Resolution, ...],
     num_frames: int,
     row: tuple[int, int, int, float],
-    rng: np.random.Generator,
+    index: int,
+    seed: int,
 ) -> Bucket | None:
     """Bucket of a row (height, width, frames, frames a second); None leaves it out.
 
-    Areas are tried in order; every area takes two draws, used or not, so that one
-    row's draws never depend on its sizes.
+    Areas are tried from the largest down. A picture (one frame) is first tried as one;
+    a clip is taken with `num_frames` frames if it lasts long enough at about 16 frames
+    a second and a draw does not make it a picture.
 
-    Source: section 2 of the released data page.
+    Args:
+      index: number of the row, which its draws come from.
+      seed: of the epoch.
+    Raises:
+      UserError: an unknown table.
+    Source: section 2 of the released data page, draw for draw.
     """
     height, width, length, fps = row
-    draws = rng.random((len(resolutions), 2))
     stride = max(1, int(np.round(fps / 16))) if length > 1 else 1
-    for resolution, (use, single) in zip(resolutions, draws, strict=True):
-        table = TABLES[resolution.table]
-        if height * width < _SMALLEST * table.area or use >= resolution.share:
+    length = min(length, int(_LONGEST_SECONDS * fps)) if length > 1 else 1
+    ordered = sorted(resolutions, key=lambda r: -_table(r).area)
+    base = seed + index * sum(2 * len(_table(r).sizes) for r in ordered)
+    for order, resolution in enumerate(ordered):
+        table = _table(resolution)
+        if height * width < _SMALLEST * table.area:
             continue
-        size = table.nearest(height, width)
-        if size is None:
-            return None
+        video, image = (np.random.default_rng(base + 2 * order + k) for k in (0, 1))
         whole = length - 1 >= (num_frames - 1) * stride
-        frames = num_frames if whole and single >= resolution.image_share else 1
-        return Bucket(frames, *size)
+        whole = video.random() <= 1 - resolution.image_share and whole
+        chosen = video if whole else image
+        if resolution.share >= 1 or chosen.random() < resolution.share:
+            size = table.nearest(height, width)
+            return Bucket(num_frames if whole else 1, *size) if size else None
     return None
+
+
+def _table(resolution: Resolution) -> Table:
+    if resolution.table not in TABLES:
+        raise UserError(
+            f"There is no table of sizes {resolution.table!r}: "
+            f"choose from {sorted(TABLES)}."
+        )
+    return TABLES[resolution.table]

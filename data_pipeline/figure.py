@@ -1,6 +1,7 @@
 """A procedural person: limbs by joint angles, clothes, and exact whole-body points."""
 
 import dataclasses
+import functools
 import math
 
 import cv2
@@ -10,6 +11,7 @@ from onetoall_jax.pose.keypoints import COUNT
 
 _SUPERSAMPLE = 3
 _SHIFT = 4  # sub-pixel bits of OpenCV's drawing
+_UNIT = _SUPERSAMPLE << _SHIFT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +166,22 @@ def joints(
         return points * scale + (centre_x, feet_y)
 
     head = neck + (0.03 + who.head) * up
-    points = (head, neck, shoulders, elbows, wrists, hips, knees, knees + shins)
-    return Joints(*map(place, points), scale)
+    return Joints(
+        head=place(head),
+        neck=place(neck),
+        shoulders=place(shoulders),
+        elbows=place(elbows),
+        wrists=place(wrists),
+        hips=place(hips),
+        knees=place(knees),
+        ankles=place(knees + shins),
+        scale=scale,
+    )
 
 
-def _face(centre: np.ndarray, radius: float) -> np.ndarray:
-    """68 face points on a head of that radius, in the usual order."""
+@functools.cache
+def _unit_face() -> np.ndarray:
+    """68 face points on a head of radius 1 at the origin, in the usual order."""
 
     def arc(n: int, start: float, stop: float, rx: float, ry: float) -> np.ndarray:
         a = np.linspace(start, stop, n)
@@ -189,20 +201,20 @@ def _face(centre: np.ndarray, radius: float) -> np.ndarray:
     mouth = ring(0, 0.5, 0.3, 0.12, 12, np.pi)
     inner = ring(0, 0.5, 0.2, 0.05, 8, np.pi)
     parts = (jaw, brow_l, brow_r, ridge, base, eye_l, eye_r, mouth, inner)
-    return centre + radius * np.concatenate(parts)
+    return np.concatenate(parts)
+
+
+_FINGERS = np.array([(-0.7, 0.7), (-0.3, 1), (0.0, 1.05), (0.25, 1), (0.5, 0.85)])
+_JOINTS_ALONG = np.array((0.4, 0.65, 0.85, 1.0))
 
 
 def _hand(wrist: np.ndarray, elbow: np.ndarray, size: float) -> np.ndarray:
     """21 points: wrist, then four along each of five spread fingers."""
-    along = wrist - elbow
-    direction = math.atan2(along[1], along[0])
-    points = [wrist]
-    for spread, reach in zip((-0.7, -0.3, 0.0, 0.25, 0.5), (0.7, 1, 1.05, 1, 0.85),
-                             strict=True):  # fmt: skip
-        a = direction + spread
-        step = np.array([math.cos(a), math.sin(a)]) * size * reach
-        points += [wrist + step * part for part in (0.4, 0.65, 0.85, 1.0)]
-    return np.stack(points)
+    x, y = wrist - elbow
+    angle = math.atan2(y, x) + _FINGERS[:, 0]
+    tips = size * _FINGERS[:, 1:] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    fingers = wrist + _JOINTS_ALONG[:, None] * tips[:, None]
+    return np.concatenate([wrist[None], fingers.reshape(20, 2)])
 
 
 def keypoints(who: Character, at: Joints) -> np.ndarray:
@@ -227,23 +239,30 @@ def keypoints(who: Character, at: Joints) -> np.ndarray:
         ]
     size = 0.075 * at.scale
     left, right = (_hand(at.wrists[i], at.elbows[i], size) for i in (1, 0))
-    points[:, :2] = np.concatenate([body, feet, _face(at.head, radius), left, right])
+    points[:, :2] = np.concatenate(
+        [body, feet, at.head + radius * _unit_face(), left, right]
+    )
     return points
+
+
+def _shaded(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+    r, g, b = (int(v * share) for v in colour)
+    return r, g, b
 
 
 def paint(canvas: np.ndarray, who: Character, at: Joints) -> None:
     """Draws the figure on `canvas`, which is _SUPERSAMPLE times the picture's size."""
 
     def fixed(point: np.ndarray) -> tuple[int, int]:
-        x, y = (point * _SUPERSAMPLE * (1 << _SHIFT)).round().astype(int)
-        return int(x), int(y)
+        x, y = point.tolist()
+        return round(x * _UNIT), round(y * _UNIT)
 
     def capsule(a: np.ndarray, b: np.ndarray, width: float, colour) -> None:
         thick = max(1, round(width * at.scale * _SUPERSAMPLE))
         cv2.line(canvas, fixed(a), fixed(b), colour, thick, cv2.LINE_AA, _SHIFT)
 
     def disc(centre: np.ndarray, radius: float, colour) -> None:
-        size = round(radius * _SUPERSAMPLE * (1 << _SHIFT))
+        size = round(radius * _UNIT)
         cv2.circle(canvas, fixed(centre), size, colour, -1, cv2.LINE_AA, _SHIFT)
 
     width = who.thickness
@@ -251,8 +270,9 @@ def paint(canvas: np.ndarray, who: Character, at: Joints) -> None:
     if who.long_hair:
         capsule(at.head, at.neck + (0, 0.05 * at.scale), 2.3 * who.head, who.hair)
     for i in (0, 1):
-        capsule(at.hips[i], at.knees[i], 1.25 * width, who.trousers)
-        capsule(at.knees[i], at.ankles[i], width, who.trousers)
+        cloth = _shaded(who.trousers, 0.82 if i else 1.0)
+        capsule(at.hips[i], at.knees[i], 1.25 * width, cloth)
+        capsule(at.knees[i], at.ankles[i], width, cloth)
         side = (0.03 if i else -0.03) * at.scale
         toe = at.ankles[i] + (side, 0.02 * at.scale)
         capsule(at.ankles[i], toe, 0.9 * width, who.shoes)
@@ -264,7 +284,7 @@ def paint(canvas: np.ndarray, who: Character, at: Joints) -> None:
     capsule(at.neck, at.head, 0.8 * width, who.skin)
     disc(at.head, radius, who.skin)
     top = at.head - (0, 0.35 * radius)
-    axes = [round(radius * s * _SUPERSAMPLE * (1 << _SHIFT)) for s in (1.02, 0.75)]
+    axes = [round(radius * s * _UNIT) for s in (1.02, 0.75)]
     cv2.ellipse(canvas, fixed(top), axes, 0, 180, 360, who.hair, -1, cv2.LINE_AA,
                 _SHIFT)  # fmt: skip
     for x in (-0.38, 0.38):
@@ -274,8 +294,10 @@ def paint(canvas: np.ndarray, who: Character, at: Joints) -> None:
         mouth - (0.25 * radius, 0), mouth + (0.25 * radius, 0), 0.012, (150, 60, 60)
     )
     for i in (0, 1):
-        capsule(at.shoulders[i], at.elbows[i], width, who.shirt)
-        capsule(at.elbows[i], at.wrists[i], 0.85 * width, who.sleeves)
+        # Darker than the shirt: else an arm before the body cannot be seen.
+        capsule(at.shoulders[i], at.elbows[i], width, _shaded(who.shirt, 0.8))
+        lower = who.skin if who.sleeves == who.skin else _shaded(who.sleeves, 0.8)
+        capsule(at.elbows[i], at.wrists[i], 0.85 * width, lower)
         along = at.wrists[i] - at.elbows[i]
         hand = at.wrists[i] + 0.2 * along
         capsule(at.wrists[i], hand, 0.8 * width, who.skin)

@@ -1,23 +1,22 @@
 """Batches for one host, read through grain; the only state is the step."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 
-from data_pipeline import augment, masks
+from data_pipeline import augment, masks, plan
 from data_pipeline.augment import Draws, Sample
 from data_pipeline.buckets import Bucket
 from data_pipeline.builder import Clip, Rows
 from data_pipeline.plan import BatchPlan, Plan
 from data_pipeline.settings import AugmentConfig, DataConfig
 from onetoall_jax.alignment.fit import train_fit
+from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.pose.draw import Drawer, Style
 from onetoall_jax.pose.keypoints import to_pose
-
-Batch = Mapping[str, np.ndarray]
 
 
 def build(
@@ -36,15 +35,21 @@ def build(
     Returns:
       Iterator of batches as `onetoall_jax.batch` describes them.
     Raises:
-      UserError: no such data set, or nothing in it fills a batch.
+      UserError: no such data set, nothing in it fills a batch, or a batch that the
+        hosts cannot share evenly.
     """
     import grain  # brings JAX along, which loader workers should not need to import
 
-    plan = Plan(config, Rows(config.root, config.split).sizes)
+    if config.batch % hosts:
+        raise UserError(
+            f"A batch of {config.batch} clips cannot be shared by {hosts} hosts: make "
+            "data.batch a multiple of them."
+        )
+    steps = Plan(config, Rows(config.root, config.split).sizes)
     load = Load(config, geometry, host, hosts)
     # One reading thread: a drawer's canvas is not shared between threads.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    batches = grain.MapDataset.source(plan)[start_step:].map(load)
+    batches = grain.MapDataset.source(steps)[start_step:].map(load)
     dataset = batches.to_iter_dataset(reading)
     if config.workers:
         if not flags.FLAGS.is_parsed():
@@ -63,23 +68,25 @@ class Load:
         self._rows = Rows(config.root, config.split)
         self._drawers: dict[tuple[int, int], Drawer] = {}
 
-    def __call__(self, plan: BatchPlan) -> dict[str, np.ndarray]:
-        rows = plan.rows[self._host :: self._hosts]
-        samples = [self._sample(plan, int(row)) for row in rows]
+    def __call__(self, batch: BatchPlan) -> dict[str, np.ndarray]:
+        rows = batch.rows[self._host :: self._hosts]
+        samples = [self._sample(batch, int(row)) for row in rows]
         return collate(samples, rows, self._geometry)
 
-    def _sample(self, plan: BatchPlan, row: int) -> Sample:
+    def _sample(self, batch: BatchPlan, row: int) -> Sample:
         config = self._config
-        draws = augment.draw(config.seed, plan.epoch, row)
+        draws = augment.draw(config.seed, batch.epoch, row)
         window, reference = choose_frames(
             self._rows.num_frames(row),
             float(self._rows.sizes.fps[row]),
-            plan.bucket.num_frames,
+            batch.bucket.num_frames,
             draws,
         )
+        if draws.first < config.augment.reference_first:
+            reference = window[0]
         clip = self._rows.read(row, [*window, reference])
         face = draws.face >= config.augment.without_face
-        sample = self._fitted(clip, plan.bucket, face)
+        sample = self._fitted(clip, batch.bucket, face)
         return augment.apply(sample, config.augment, draws)
 
     def _fitted(self, clip: Clip, bucket: Bucket, face: bool) -> Sample:
@@ -112,7 +119,8 @@ class Load:
             return clip.poses
         size = clip.frames.shape[1:3]
         if size not in self._drawers:
-            self._drawers[size] = Drawer(*size, self._config.canvas_side)
+            height, width = size
+            self._drawers[size] = Drawer(height, width, self._config.canvas_side)
         draw = self._drawers[size]
         style = Style(face=face)
         return np.stack([draw(to_pose(k, *size), style) for k in clip.keypoints])
@@ -167,19 +175,48 @@ def collate(
     }
 
 
-def held_out(
-    config: DataConfig, geometry: Geometry, count: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The first `count` rows of a split in batches, each the same every time.
+def open_rows(root: str, split: str) -> Rows:
+    """Rows of a split, for random access outside training.
 
-    No masks, no dropout, faces drawn: what a sampler is given.
+    Raises:
+      UserError: there is no such data set or split.
     """
-    rows = Rows(config.root, config.split)
-    plain = AugmentConfig(0, 0, 0, 0, 0, 0, 0)
-    fixed = DataConfig(**{**vars(config), "augment": plain})
+    return Rows(root, split)
+
+
+def evaluation_batches(
+    config: DataConfig, geometry: Geometry, clips: int, batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `clips` videos of a split in batches, each the same every time.
+
+    No masks, no dropout, faces drawn: what a sampler is given. Clips of another size
+    come in batches of their own; the last batch of a size may be smaller.
+
+    Raises:
+      UserError: no such data set, or no clip in it is long and large enough.
+    """
+    areas = tuple(dataclasses.replace(r, share=1.0, image_share=0.0)
+                  for r in config.resolutions)  # fmt: skip
+    fixed = dataclasses.replace(
+        config,
+        batch=batch,
+        resolutions=areas,
+        augment=AugmentConfig(*[0.0] * len(dataclasses.fields(AugmentConfig))),
+    )
+    rows = open_rows(config.root, config.split)
     load = Load(fixed, geometry, 0, 1)
-    chosen = np.arange(min(count, len(rows)))
-    plan: Any = Plan(DataConfig(**{**vars(fixed), "batch": 1}), rows.sizes)
-    bucket = plan[0].bucket
-    for start in range(0, len(chosen), config.batch):
-        yield load(BatchPlan(start, 0, bucket, chosen[start : start + config.batch]))
+    members = {
+        bucket: chosen
+        for bucket, chosen in plan.members(fixed, rows.sizes, 0).items()
+        if bucket.num_frames == config.num_frames
+    }
+    if not members:
+        raise UserError(
+            f"No clip of {config.root} ({config.split}) has {config.num_frames} frames "
+            "of the sizes asked for: lower data.num_frames or prepare longer clips."
+        )
+    wanted = set(sorted(i for chosen in members.values() for i in chosen)[:clips])
+    for bucket, chosen in sorted(members.items()):
+        taken = np.array([i for i in chosen if i in wanted], np.int64)
+        for start in range(0, len(taken), batch):
+            yield load(BatchPlan(start, 0, bucket, taken[start : start + batch]))

@@ -28,6 +28,23 @@ class BatchPlan:
     rows: np.ndarray
 
 
+def members(config: DataConfig, sizes: RowSizes, epoch: int) -> dict[Bucket, list[int]]:
+    """Rows of every bucket in an epoch, in order; some rows may be in none.
+
+    Raises:
+      UserError: the settings name an unknown table of sizes.
+    """
+    found: dict[Bucket, list[int]] = {}
+    columns = zip(sizes.height, sizes.width, sizes.num_frames, sizes.fps, strict=True)
+    for i, row in enumerate(columns):
+        bucket = buckets.assign(
+            config.resolutions, config.num_frames, row, i, config.seed + epoch
+        )
+        if bucket is not None:
+            found.setdefault(bucket, []).append(i)
+    return found
+
+
 class Plan:
     """All batches of a run, as a sequence that never ends.
 
@@ -70,18 +87,11 @@ class Plan:
 
     def _make(self, epoch: int) -> list[tuple[Bucket, np.ndarray]]:
         config, sizes = self._config, self._sizes
-        members: dict[Bucket, list[int]] = {}
-        columns = zip(sizes.height, sizes.width, sizes.num_frames, sizes.fps,
-                      strict=True)  # fmt: skip
-        for i, row in enumerate(columns):
-            draw = np.random.default_rng([config.seed, epoch, i, 0])
-            bucket = buckets.assign(config.resolutions, config.num_frames, row, draw)
-            if bucket is not None:
-                members.setdefault(bucket, []).append(i)
+        assigned = members(config, sizes, epoch)
         rng = np.random.default_rng([config.seed, epoch])
         batches = []
-        for bucket in sorted(members):
-            rows = rng.permutation(members[bucket])
+        for bucket in sorted(assigned):
+            rows = rng.permutation(assigned[bucket])
             whole = len(rows) // config.batch * config.batch
             batches += [(bucket, r) for r in rows[:whole].reshape(-1, config.batch)]
         return [batches[i] for i in rng.permutation(len(batches))]

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from onetoall_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
@@ -15,6 +17,7 @@ class AugmentConfig:
       keep_reference: drop the pose, keep the reference.
       zoom: enlarge the reference or the clip a little.
       without_face: poses without face points.
+      reference_first: the clip's own first frame as reference.
     """
 
     drop_all: float = 0.1
@@ -24,16 +27,24 @@ class AugmentConfig:
     keep_reference: float = 0.2
     zoom: float = 0.1
     without_face: float = 0.2
+    reference_first: float = 0.0
 
 
 def stage_defaults(stage: int) -> AugmentConfig:
     """The released chances of a stage; stage 0 trains without conditions.
 
-    Source: section 1 of the released training page.
+    Stage 1 has no pose branch, so that it keeps poses as they are stored; the release
+    draws them without faces and leaves them unused.
+
+    Raises:
+      UserError: another stage than 0 to 3.
+    Source: sections 1 and 4 of the released training page.
     """
+    if stage not in range(4):
+        raise UserError(f"There is no stage {stage}: choose from 0, 1, 2 and 3.")
     table = {
         0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
-        1: AugmentConfig(0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 1.0),
+        1: AugmentConfig(0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 0.0, reference_first=0.2),
         2: AugmentConfig(),
         3: AugmentConfig(mask_face=0.3, keep_reference=0.3),
     }

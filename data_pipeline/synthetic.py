@@ -1,6 +1,6 @@
 """A procedural data set of moving people with exact key points.
 
-    python -m data_pipeline.synthetic --output=runs/data --clips=3000
+    python -m data_pipeline.synthetic --output=runs/data --clips=4000
 
 writes a training split and a test split whose people, motions and backgrounds come from
 other seeds, as any prepared data set is written.
@@ -49,8 +49,8 @@ class SyntheticConfig:
 
 def background(
     rng: np.random.Generator, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(wall and floor, float [H,2W,3], twice as wide as the picture; drift in px/s)."""
+) -> tuple[np.ndarray, float]:
+    """(wall and floor, uint8 [H,2W,3], twice as wide as the picture; drift in px/s)."""
     rows = np.linspace(0, 1, height)[:, None, None]
     columns = np.linspace(0, 2, 2 * width)[None, :, None]
     wall = rng.uniform(60, 230, 3)
@@ -72,7 +72,7 @@ def background(
         )
         picture = picture + rng.uniform(4, 12) * waves
     drift = rng.uniform(-0.25, 0.25) * width if rng.random() < 0.2 else 0.0
-    return np.clip(picture, 0, 255), np.float64(drift)
+    return np.clip(picture, 0, 255).astype(np.uint8), float(drift)
 
 
 def make_clip(config: SyntheticConfig, split: str, index: int) -> Clip:
@@ -94,7 +94,7 @@ def make_clip(config: SyntheticConfig, split: str, index: int) -> Clip:
         left = int(
             round(width / 2 + drift * (seconds - config.num_frames / config.fps / 2))
         )
-        behind = wide[:, left : left + width].astype(np.uint8)
+        behind = wide[:, left : left + width]
         at = figure.joints(who, how, start + seconds, centre, feet, scale)
         frames.append(figure.render(np.ascontiguousarray(behind), who, at))
         points.append(figure.keypoints(who, at))
@@ -136,23 +136,40 @@ def main(argv: list[str]) -> None:
     """Writes the data set; refuses a directory that already holds one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--test_clips", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     for field in dataclasses.fields(SyntheticConfig):
         kind = type(field.default)
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+        flag = "frames" if field.name == "num_frames" else field.name
+        parser.add_argument(
+            f"--{flag}", dest=field.name, type=kind, default=field.default
+        )
+    parser.add_argument(
+        "--store_poses",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw all poses now, rather than whenever a clip is read",
+    )
     args = parser.parse_args(argv)
     if builder.exists(args.output):
         raise UserError(f"{args.output} already holds a data set: choose another.")
     names = [f.name for f in dataclasses.fields(SyntheticConfig)]
-    config = SyntheticConfig(**{n: getattr(args, n) for n in names})
+    values = {n: getattr(args, n) for n in names}
+    if not args.store_poses:
+        values["canvas_side"] = 0
+    config = SyntheticConfig(**values)
     counts = {"train": args.clips, "test": args.test_clips}
     made = {
-        split: tqdm(clips(config, split, n, args.workers), split, n, mininterval=2)
+        split: _shown(clips(config, split, n, args.workers), split, n)
         for split, n in counts.items()
     }
     builder.write(args.output, made)
+
+
+def _shown(made: Iterator[Clip], split: str, count: int) -> Iterator[Clip]:
+    # A bar made beforehand would count the time of the split before it, too.
+    yield from tqdm(made, split, count, mininterval=2)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,52 @@ def test_face_masks_hide_the_reference_but_not_the_clip(config):
 
 def test_held_out_batches_never_change(config):
     test = dataclasses.replace(config, split="test", batch=2)
-    first = list(loader.held_out(test, GEOMETRY, 3))
-    assert [len(b["row"]) for b in first] == [2, 1]
-    assert_same(first, list(loader.held_out(test, GEOMETRY, 3)))
+    first = list(loader.evaluation_batches(test, GEOMETRY, 3, 2))
+    assert [b["row"].tolist() for b in first] == [[0, 1], [2]]
+    assert {batch.check(b, GEOMETRY).num_frames for b in first} == {5}
+    assert_same(first, list(loader.evaluation_batches(test, GEOMETRY, 3, 2)))
+    assert all(b["pose_u8"].any() and not b["reference_mask_u8"].any() for b in first)
+
+
+def test_clips_too_short_to_evaluate_are_refused(config):
+    long = dataclasses.replace(config, num_frames=17)
+    with pytest.raises(UserError, match="lower data.num_frames"):
+        next(loader.evaluation_batches(long, GEOMETRY, 3, 2))
+
+
+def test_hosts_that_cannot_share_a_batch_are_refused(config):
+    with pytest.raises(UserError, match="multiple"):
+        take(config, 1, host=0, hosts=3)
+
+
+def test_rows_come_back_as_they_were_made(config):
+    made = synthetic.SyntheticConfig(num_frames=12, canvas_side=64)
+    rows = builder.Rows(config.root, "train")
+    for row in (0, 5, 13):
+        clip = synthetic.make_clip(made, "train", row)
+        np.testing.assert_array_equal(rows.read(row, range(12)).frames, clip.frames)
+        np.testing.assert_array_equal(rows.read(row, [3]).keypoints[0],
+                                      clip.keypoints[3])  # fmt: skip
+
+
+def test_footage_is_stored_as_jpeg_and_comes_back_close(tmp_path, config):
+    clip = synthetic.make_clip(synthetic.SyntheticConfig(48, 32, 3), "test", 0)
+    boxes = [[], [(1.0, 2.0, 9.0, 8.0)], []]
+    footage = dataclasses.replace(
+        clip, frames=clip.frames.repeat(4, 1).repeat(4, 2), poses=None,
+        lossless=False, text_boxes=boxes,
+    )  # fmt: skip
+    builder.write(tmp_path / "set", {"train": [footage]})
+    back = builder.Rows(tmp_path / "set", "train").read(0, [2, 1])
+    assert back.poses is None and back.text_boxes == [[], [[1.0, 2.0, 9.0, 8.0]]]
+    error = np.abs(back.frames.astype(int) - footage.frames[[2, 1]])
+    assert 0 < error.mean() < 4
+
+
+def test_the_first_frame_can_be_the_reference(config):
+    first = AugmentConfig(0, 0, 0, 0, 0, 0, 0, reference_first=1.0)
+    for b in take(dataclasses.replace(config, augment=first), 4):
+        np.testing.assert_array_equal(b["reference_u8"], b["frames_u8"][:, 0])
 
 
 def test_a_missing_set_names_the_command_that_makes_one(tmp_path):

@@ -1,21 +1,42 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from data_pipeline import augment, buckets, masks
 from data_pipeline.loader import choose_frames
-from data_pipeline.settings import Resolution, stage_defaults
+from data_pipeline.settings import AugmentConfig, Resolution, stage_defaults
 from onetoall_jax.alignment import fit
 from onetoall_jax.errors import UserError
 
+# Number, height, width, frames, frames a second; a picture is one frame.
+Row = tuple[int, int, int, int, float]
+ROWS: dict[str, Row] = {
+    "A": (0, 1280, 720, 300, 30),
+    "B": (1, 1280, 720, 300, 24),
+    "C": (2, 1920, 1080, 200, 60),
+    "D": (3, 512, 512, 100, 25),
+    "E": (4, 1101, 750, 1, np.nan),
+    "F": (5, 720, 1280, 30, 30),
+    "G": (6, 1300, 720, 500, 30),
+    "I": (7, 1920, 800, 100, 16),
+    "J": (8, 400, 700, 100, 30),
+}
+MOCHI = (Resolution("512"),)
+SET_768 = (Resolution("512", 1.0, 0.05), Resolution("768", 0.5))
+SET_768_V2 = (Resolution("768", 0.8, 0.05), Resolution("512", 1.0, 0.05))
 
-class Fixed:
-    """A generator that always draws the same number."""
 
-    def __init__(self, value):
-        self.value = value
-
-    def random(self, shape):
-        return np.full(shape, self.value)
+def assigned(resolutions, seed):
+    found: dict[str, str] = {}
+    for name, row in ROWS.items():
+        bucket = buckets.assign(resolutions, 29, row[1:], row[0], seed)
+        assert bucket is not None
+        size = (bucket.height, bucket.width)
+        table = "512" if size in [s[1:] for s in buckets.TABLES["512"].sizes] else "768"
+        key = f"{table}/{bucket.num_frames}"
+        found[key] = found.get(key, "") + name
+    return found
 
 
 def test_aspects_follow_the_released_tables():
@@ -29,22 +50,77 @@ def test_aspects_follow_the_released_tables():
 
 
 @pytest.mark.parametrize(
-    ("row", "expected"),
+    ("resolutions", "seed", "expected"),
     [
-        ((1280, 720, 300, 30.0), (29, 1008, 576)),
-        ((400, 700, 100, 30.0), None),
-        ((720, 1280, 30, 30.0), (1, 576, 1008)),
-        ((512, 512, 100, 25.0), (29, 512, 512)),
+        (MOCHI, 43, {"512/29": "ABCDGIJ", "512/1": "EF"}),
+        (SET_768, 43, {"768/29": "ABG", "512/29": "CDI", "512/1": "EFJ"}),
+        (SET_768, 44, {"768/29": "AG", "512/29": "BCDIJ", "512/1": "EF"}),
+        (
+            SET_768_V2,
+            43,
+            {"768/29": "ABG", "768/1": "CEF", "512/29": "DI", "512/1": "J"},
+        ),
+        (SET_768_V2, 44, {"768/29": "ACGI", "512/29": "BDJ", "768/1": "EF"}),
     ],
 )
-def test_a_row_takes_the_largest_area_it_fills(row, expected):
-    resolutions = (Resolution("768"), Resolution("512"))
-    bucket = buckets.assign(resolutions, 29, row, Fixed(0.5))
-    if expected is None:
-        # 400 x 700 still fills 70 % of the small area.
-        assert bucket == buckets.Bucket(29, 384, 672)
-    else:
-        assert (bucket.num_frames, bucket.height, bucket.width) == expected
+def test_rows_go_to_the_released_buckets(resolutions, seed, expected):
+    assert assigned(resolutions, seed) == expected
+
+
+def test_rows_take_the_released_aspects():
+    keys = {(h, w): key for key, h, w in buckets.TABLES["512"].sizes}
+    found = []
+    for row in ROWS.values():
+        bucket = buckets.assign(MOCHI, 29, row[1:], row[0], 43)
+        assert bucket is not None
+        found.append(keys[bucket.height, bucket.width])
+    assert found == [1.75, 1.75, 1.75, 1.0, 1.46, 0.57, 1.75, 2.40, 0.57]
+
+
+def test_unknown_tables_and_stages_are_named():
+    with pytest.raises(UserError, match="'1024'"):
+        buckets.assign((Resolution("1024"),), 29, (512, 512, 30, 16.0), 0, 0)
+    with pytest.raises(UserError, match="no stage 4"):
+        stage_defaults(4)
+
+
+def picture_sample():
+    pictures = np.random.default_rng(0).integers(1, 256, (4, 48, 32, 3), np.uint8)
+    return augment.Sample(
+        frames=pictures[:1],
+        poses=pictures[1:2],
+        reference=pictures[2],
+        reference_pose=pictures[3],
+        mask=np.zeros((48, 32), np.uint8),
+        region=np.ones((1, 48, 32), np.uint8),
+        keep=np.ones((1, 48, 32), np.uint8),
+        face_box=(10, 4, 20, 14),
+    )
+
+
+def test_a_picture_without_pose_is_to_become_its_reference():
+    sample = picture_sample()
+    config = dataclasses.replace(stage_defaults(2), drop_all=0.0, drop_reference=0.0,
+                                 keep_reference=1.0, mask_face=1.0)  # fmt: skip
+    done = augment.apply(sample, config, augment.draw(0, 0, 1))
+    np.testing.assert_array_equal(done.frames[0], sample.reference)
+    assert done.mask.any() and not done.poses.any() and not done.reference_pose.any()
+
+
+def test_zoom_enlarges_reference_or_clip_but_never_both():
+    config = AugmentConfig(0, 0, 0, 0, 0, zoom=1.0)
+    changed = []
+    for row in range(20):
+        sample = picture_sample()
+        done = augment.apply(sample, config, augment.draw(0, 0, row))
+        changed.append(
+            (
+                not np.array_equal(done.reference, sample.reference),
+                not np.array_equal(done.frames, sample.frames),
+            )
+        )
+    assert set(changed) >= {(True, False), (False, True)}
+    assert (True, True) not in changed
 
 
 def test_choices_come_out_at_their_chances():
