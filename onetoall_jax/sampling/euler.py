@@ -67,6 +67,13 @@ def check(table: Table, inputs: Inputs, has_pose: bool) -> None:
         raise ValueError("give the driving poses and the reference's pose, or neither")
 
 
+class Trace(NamedTuple):
+    """Guided velocity of every step and the latents after it, [steps,B,f,h,w,C]."""
+
+    velocity: jax.Array
+    latents: jax.Array
+
+
 class Denoiser(NamedTuple):
     """Guided Euler steps with a model given as its functions.
 
@@ -147,11 +154,11 @@ class Denoiser(NamedTuple):
         context: Context | None = None,
         *,
         keep: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[jax.Array, Trace | None]:
         """All steps from noise [B,f,h,w,C] to latents of the same shape.
 
         Returns:
-          (latents, and with `keep` the latents after every step [steps,B,f,h,w,C]).
+          (latents, and with `keep` what every step made).
         """
         conditions = self.conditions(params, inputs, pose_u8)
         given = None if context is None else context.given
@@ -160,14 +167,14 @@ class Denoiser(NamedTuple):
         if context is not None:
             start = jnp.where(held, _lead(context.latents, noise), start)
 
-        def step(x: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array | None]:
+        def step(x: jax.Array, at: tuple) -> tuple[jax.Array, Trace | None]:
             timestep, difference = at
             x = axes.constrain(
                 x, axes.BATCH, axes.FRAMES, axes.HEIGHT, axes.WIDTH, axes.CHANNELS
             )
             v = self.velocity(params, inputs, conditions, x, timestep, given)
             moved = jnp.where(held, x, x + difference * v)
-            return moved, moved if keep else None
+            return moved, Trace(v, moved) if keep else None
 
         grid = (flow.timesteps_of(self.sigmas[:-1]), np.diff(self.sigmas))
         return jax.lax.scan(step, start, grid)

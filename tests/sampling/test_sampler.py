@@ -68,7 +68,7 @@ def test_a_segment_lands_on_the_guided_target():
     nothing = target(given.negative, given.black, 0)
     expected = nothing + 1.5 * (pose_only - nothing) + 2.5 * (full - pose_only)
     np.testing.assert_allclose(made, expected, atol=2e-4)
-    np.testing.assert_array_equal(kept[-1], made)
+    np.testing.assert_array_equal(kept.latents[-1], made)
 
 
 def test_context_is_held_where_given_and_ignored_elsewhere():

@@ -13,7 +13,7 @@ from onetoall_jax.conversion import apply
 from onetoall_jax.models import codec, onetoall
 from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.sampling import clip, guidance
-from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, pixels
+from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Trace, pixels
 from onetoall_jax.sampling.sampler import Sampler
 from onetoall_jax.sampling.segments import CONTEXT_LATENTS
 from onetoall_jax.sampling.settings import SamplingConfig
@@ -72,23 +72,15 @@ def _run_segment(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray
     skip = CONTEXT_LATENTS if context else 0
 
     @jax.jit
-    def forward(params: Any) -> tuple[jax.Array, jax.Array]:
-        flags = context.given if context else None
-        conditions = denoiser.conditions(params, given, pose)
-        start = noise
-        if context:
-            start = start.at[:, :CONTEXT_LATENTS].set(context.latents)
-        time = denoiser.sigmas[0] * flow.TIMESTEPS
-        v = denoiser.velocity(params, given, conditions, start, time, flags)
-        _, kept = denoiser.draw(params, given, pose, noise, context, keep=True)
-        assert kept is not None
-        return v, kept
+    def forward(params: Any) -> Trace | None:
+        return denoiser.draw(params, given, pose, noise, context, keep=True)[1]
 
-    v, kept = forward(model_params(case, config["model"]))
-    yield "v_step0", first(v[:, skip:])
-    for i, latents in enumerate(kept[:-1]):
+    made = forward(model_params(case, config["model"]))
+    assert made is not None
+    yield "v_step0", first(made.velocity[0, :, skip:])
+    for i, latents in enumerate(made.latents[:-1]):
         yield f"latents_after_{i}", first(latents[:, skip:])
-    yield "latents", first(kept[-1])
+    yield "latents", first(made.latents[-1])
 
 
 def _inputs(arrays: Mapping[str, np.ndarray]) -> tuple[Inputs, jax.Array | None]:
