@@ -4,6 +4,7 @@ Without --checkpoint the tiny model that comes with the package is used.
 """
 
 import argparse
+import ast
 import sys
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from onetoall_jax.errors import UserError
 
 def _value(text: str) -> tuple[str, object]:
     """ "steps=12" -> ("steps", 12)."""
-    import ast
 
     name, found, value = text.partition("=")
     if not found:

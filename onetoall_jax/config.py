@@ -53,12 +53,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         hint = options[0]
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a group of settings, not {value!r}.")
-        return build(typing.cast(type, hint), value, where)
+        return build(hint, value, where)
     if typing.get_origin(hint) is tuple or hint is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where} must be a tuple, not {value!r}.")

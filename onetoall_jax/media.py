@@ -154,7 +154,7 @@ class VideoWriter:
         length_s = self._count / self._fps
         with av.open(str(self._sound)) as source:
             for packet in source.demux(source.streams.audio[0]):
-                if packet.dts is None:
+                if packet.pts is None or packet.time_base is None:
                     continue
                 if float(packet.pts * packet.time_base) > length_s:
                     break
@@ -166,7 +166,8 @@ def write_video(
     path: Path, frames: np.ndarray, fps: float, sound: Path | None = None
 ) -> None:
     """A whole clip [F,H,W,3] at once; see `VideoWriter`."""
-    writer = VideoWriter(path, fps, *frames.shape[1:3], sound)
+    _, height, width, _ = frames.shape
+    writer = VideoWriter(path, fps, height, width, sound)
     try:
         writer.write(frames)
     except BaseException:

@@ -43,7 +43,8 @@ def _dct(n: int) -> np.ndarray:
     return basis
 
 
-def _expected_std(t: int, y: int, x: int, c: int, spatial: int) -> float:
+def _expected_std(index: tuple[int, ...], spatial: int) -> float:
+    t, y, x, c = index
     # Frequencies in cycles over 8 pixels, so that block sizes share one law.
     frequency = math.hypot(y, x) * 8 / spatial
     return _COLOUR[c] / ((1 + frequency) ** _SPATIAL_FALL * (1 + t) ** _TEMPORAL_FALL)
@@ -57,7 +58,7 @@ def basis(cfg: BlockCodecConfig) -> tuple[np.ndarray, np.ndarray]:
     time, space = _dct(cfg.temporal), _dct(cfg.spatial)
     sizes = (cfg.temporal, cfg.spatial, cfg.spatial, 3)
     index = list(itertools.product(*map(range, sizes)))
-    stds = np.array([_expected_std(*i, cfg.spatial) for i in index])
+    stds = np.array([_expected_std(i, cfg.spatial) for i in index])
     kept = np.argsort(-stds, kind="stable")[: cfg.channels]
     t, y, x, c = np.array(index)[kept].T
     functions = np.einsum(

@@ -100,7 +100,8 @@ class Block(nn.Module):
         x = gated(attention(modulated(0), rope, feature), 2)
         if self.text:
             h = LayerNorm(cfg.eps, dtype, name="text_norm")(x)
-            x = x + TextAttention(cfg, dtype, name="text_attention")(h, text)
+            attend_text: Any = TextAttention(cfg, dtype, name="text_attention")
+            x = x + attend_text(h, text)
         mlp = MLP(cfg.mlp_dim, cfg.dim, gelu, dtype=dtype, name="mlp")
         return gated(mlp(modulated(3)), 5)
 
@@ -178,7 +179,7 @@ class Stack:
         features: jax.Array | None = None,
         feature_index: jax.Array | None = None,
         keep: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[jax.Array, Any]:
         """All blocks in order.
 
         Args:

@@ -37,7 +37,7 @@ def grow(
     """
     if cfg_from == cfg_to:
         return params
-    bare = {"reference_layers": 0, "pose_layers": 0}
+    bare: dict[str, Any] = {"reference_layers": 0, "pose_layers": 0}
     grown = ("reference_layers", "pose_layers")
     if dataclasses.replace(cfg_from, **bare) != dataclasses.replace(cfg_to, **bare) or (
         any(getattr(cfg_from, g) not in (0, getattr(cfg_to, g)) for g in grown)

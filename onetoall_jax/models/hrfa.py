@@ -1,5 +1,7 @@
 """Hybrid reference fusion attention: self-attention plus a branch to the reference."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ class Attention(nn.Module):
         """x [B,T,D], feature [B,R,D] or None -> [B,T,D]."""
         cfg, dtype = self.cfg, self.dtype
 
-        def dense(name: str, y: jax.Array) -> jax.Array:
+        def dense(name: str, y: Any) -> jax.Array:
             return Dense(cfg.dim, _IN, dtype, name=name)(y)
 
         def norm(name: str, y: jax.Array) -> jax.Array:

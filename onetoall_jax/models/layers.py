@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from einops import rearrange
 
 from onetoall_jax import axes
 
-Initializer = Callable[..., jax.Array]
+Initializer = Callable[..., Any]
 
 
 def named(init: Initializer, *names: str | None) -> Initializer:

@@ -217,7 +217,7 @@ class Model:
         if not self.cfg.pose_layers:
             return Conditions(embedded)
         prefix = _run(self.part.prefix, params["prefix_encoder"], reference)
-        if pose is None:
+        if pose is None or reference_pose is None:
             return Conditions(embedded, prefix)
         # Two calls: the norms pool over time, and the reference is no part of the clip.
         grids = [
@@ -298,7 +298,7 @@ class Model:
         features: jax.Array | None,
     ) -> jax.Array:
         """Blocks 0..P; the pose chain starts at block 0's output, lands after 1..P."""
-        x, u = stream.x, None
+        x = u = stream.x
         for i in range(self.cfg.lead_layers):
             x = self.lead_block(params, i, x, stream, given, features)
             if given.pose_tokens is None:

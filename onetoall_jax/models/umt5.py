@@ -54,7 +54,8 @@ def position_bucket(length: int, num_buckets: int, max_distance: int) -> np.ndar
 
 def _kernel(module: nn.Module, name: str, shape: tuple, *names: str) -> jax.Array:
     init = nn.initializers.normal(shape[0] ** -0.5)
-    return module.param(f"{name}", named(init, *names), shape).astype(module.dtype)  # type: ignore[attr-defined]
+    kernel = module.param(name, named(init, *names), shape)
+    return kernel.astype(module.dtype)  # type: ignore[attr-defined]
 
 
 class _Linear(nn.Module):
@@ -173,9 +174,10 @@ def encode(
     x = params["embedding"].astype(dtype)[ids]
 
     def layer(x: jax.Array, p: Params) -> tuple[jax.Array, None]:
-        y = Block(cfg, dtype).apply({"params": p}, x, buckets, masked)
-        return y, None  # type: ignore[return-value]
+        block: Any = Block(cfg, dtype)
+        return block.apply({"params": p}, x, buckets, masked), None
 
     x, _ = jax.lax.scan(layer, x, params["blocks"])
-    x = RMSNorm(cfg.eps, dtype).apply({"params": params["final_norm"]}, x)
-    return x * mask[..., None].astype(dtype)  # type: ignore[operator]
+    norm: Any = RMSNorm(cfg.eps, dtype)
+    rows = norm.apply({"params": params["final_norm"]}, x)
+    return rows * mask[..., None].astype(dtype)

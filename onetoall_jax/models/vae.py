@@ -192,10 +192,9 @@ class VAE:
           [B, 1 + n, h, w, z_dim].
         """
         double = self._chunks(Encoder, params["encoder"], frames, self._stride)
-        quantised = _quant(2 * self.cfg.z_dim, self.dtype).apply(
-            {"params": params["quant_conv"]}, double
-        )
-        return quantised[..., : self.cfg.z_dim]  # type: ignore[index]
+        quant: Any = _quant(2 * self.cfg.z_dim, self.dtype)
+        quantised = quant.apply({"params": params["quant_conv"]}, double)
+        return quantised[..., : self.cfg.z_dim]
 
     def encode(self, params: Params, frames: jax.Array) -> jax.Array:
         """Frames [B,F,H,W,3] in -1..1 -> normalised latents [B,f,h,w,z_dim]."""
@@ -206,9 +205,8 @@ class VAE:
         """Normalised latents [B,f,h,w,z_dim] -> frames [B,F,H,W,3] in -1..1."""
         mean, std = self._constants()
         z = latents.astype(self.dtype) * std + mean
-        z = _quant(self.cfg.z_dim, self.dtype).apply(
-            {"params": params["post_quant_conv"]}, z
-        )
+        quant: Any = _quant(self.cfg.z_dim, self.dtype)
+        z = quant.apply({"params": params["post_quant_conv"]}, z)
         frames = self._chunks(Decoder, params["decoder"], z, 1)
         return jnp.clip(frames, -1, 1)
 

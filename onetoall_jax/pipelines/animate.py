@@ -246,16 +246,10 @@ def animate(
     picture = media.read_image(reference)
     animator = load(checkpoint, overrides)
     sound = _checked_sound(driving)
-    tracks = [
-        detect.track(given or path, environment)
-        for given, path in (
-            (reference_keypoints, reference),
-            (driving_keypoints, driving),
-        )
-    ]
     prepared = prepare(
         picture,
-        *tracks,
+        detect.track(reference_keypoints or reference, environment),
+        detect.track(driving_keypoints or driving, environment),
         animator.codec.geometry,
         canvas_side=animator.canvas_side,
         size=size,

@@ -34,7 +34,7 @@ def infer(kind: str, shapes: Shapes, head_dim: int = 128) -> Any:
     """
     try:
         if kind in kinds.DENOISERS:
-            numbers = denoiser.infer(kind, shapes)
+            numbers: dict[str, Any] = dict(denoiser.infer(kind, shapes))
             dim = numbers.pop("dim")
             return ModelConfig(num_heads=dim // head_dim, head_dim=head_dim, **numbers)
         if kind.startswith("vae"):
@@ -87,7 +87,7 @@ def convert(
     if dry_run:
         return said
     to = None if dtype is None else np.dtype(jnp.dtype(dtype))
-    leaves = ((e.leaf, apply.leaf(e, opened.read, to)) for e in lines)
+    leaves: Iterator = ((e.leaf, apply.leaf(e, opened.read, to)) for e in lines)
     if init is not None:
         sizes, leaves = _grown(sizes, leaves, init)
     settings = {"kind": _kind_of(sizes), "model": config.to_dict(sizes)}
@@ -148,6 +148,6 @@ def stored_sizes(folder: Path) -> tuple[str, Any]:
     """(kind, sizes) of a checkpoint of ours: of a run, those of its denoiser."""
     settings = parameters.settings(folder)
     kind = settings.get("kind")
-    classes = {"vae": VAEConfig, "umt5": UMT5Config}
-    sizes = config.build(classes.get(kind, ModelConfig), settings["model"])
+    classes: dict[Any, Any] = {"vae": VAEConfig, "umt5": UMT5Config}
+    sizes: Any = config.build(classes.get(kind, ModelConfig), settings["model"])
     return kind or _kind_of(sizes), sizes

@@ -39,7 +39,7 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     if source.suffix == ".npz":
         return files.read(source)
     found = _detect(source, environment.expanduser())
-    seen = (found.keypoints[:, :17, 2] > _SURE).any(axis=1)
+    seen = np.asarray((found.keypoints[:, :17, 2] > _SURE).any(axis=1))
     if not seen.any():
         raise UserError(
             f"No person was found in {source}: give key points from a file (.npz)."

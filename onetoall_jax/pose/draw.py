@@ -126,9 +126,8 @@ class Drawer:
             dx, dy = points[a] - points[b]
             centre = [int(c) for c in (points[a] + points[b]) / 2]
             length, angle = math.hypot(dx, dy), math.degrees(math.atan2(dy, dx))
-            polygon = cv2.ellipse2Poly(
-                centre, (int(length / 2), self._stick), int(angle), 0, 360, 1
-            )
+            axes = (int(length / 2), self._stick)
+            polygon = np.asarray(cv2.ellipse2Poly(centre, axes, int(angle), 0, 360, 1))
             cv2.fillConvexPoly(self._canvas, polygon, [int(c * alpha) for c in colour])
             left, top = polygon.min(axis=0).tolist()
             right, bottom = polygon.max(axis=0).tolist()
@@ -155,7 +154,8 @@ class Drawer:
             colour = [c * strength for c in _HAND_COLOURS[e]]
             cv2.line(self._canvas, whole[a], whole[b], colour, thickness=self._thin)
             for end in (whole[a], whole[b]):
-                self._box.add(*end, *end, self._thin + 3)
+                x, y = end
+                self._box.add(x, y, x, y, self._thin + 3)
         for (x, y), s, seen in zip(whole, scores, drawn, strict=True):
             if seen:
                 self._dot(x, y, self._thin, (0, 0, int(255 * s)))

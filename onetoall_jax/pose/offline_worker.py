@@ -19,7 +19,7 @@ _BODY = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 # Big toe, small toe, heel of each side; MediaPipe has no small toe.
 _FEET = [31, None, 29, 32, None, 30]
 # One mesh vertex for each of the 68 face points; brows lie between two.
-_FACE = [
+_FACE: list = [
     162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,
     (70, 46), (63, 53), (105, 52), (66, 65), (107, 55),
     (336, 285), (296, 295), (334, 282), (293, 283), (300, 276),

@@ -64,11 +64,15 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """Prefix, pose tokens, features, first block, pose residual, velocity."""
     cfg = model_config(case.config)
     params = model_params(case, case.config)
-    inputs, call = case.inputs, case.config["call"]
+    inputs: Any = case.inputs
+    call = case.config["call"]
     model = onetoall.Model.build(cfg, dtype, "none")
 
     def forward(params: Any) -> dict[str, Any]:
-        reference = pose = reference_pose = features = None
+        reference: Any = None
+        pose: Any = None
+        reference_pose: Any = None
+        features = None
         if cfg.reference_layers:
             reference = jnp.asarray(last(inputs["image_latents"]))
             features = model.reference_features(params, reference, inputs["timestep"])
@@ -86,12 +90,13 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
         context = None
         if call.get("token_replace"):
             context = jnp.ones(len(inputs["timestep"]), bool)
-        step = (jnp.asarray(last(inputs["latents"])), inputs["timestep"], given)
+        latents, t = jnp.asarray(last(inputs["latents"])), inputs["timestep"]
+        stream = model.embed(params, latents, t, given, context)
         return {
             "given": given,
             "features": features,
-            **_inside(model, params, step, features, context),
-            "out": model.velocity(params, *step, features, context),
+            **_inside(model, params, stream, given, features),
+            "out": model.velocity(params, latents, t, given, features, context),
         }
 
     made = jax.jit(forward)(params)
@@ -107,11 +112,9 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _inside(
-    model: onetoall.Model, params: Any, step: tuple, features: Any, context: Any
+    model: onetoall.Model, params: Any, stream: Any, given: Any, features: Any
 ) -> dict[str, Any]:
     """Output of block 0 and, with pose, the first residual."""
-    given = step[2]
-    stream = model.embed(params, *step, context)
     if not model.cfg.pose_layers:
         feature = None if features is None else features[0]
         shared = (stream.modulation, stream.rope, given.text, feature)

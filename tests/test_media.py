@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from onetoall_jax import media
+from onetoall_jax.errors import UserError
+from onetoall_jax.pose import files
+
+
+def ramp(count=7, height=32, width=48):
+    frames = np.zeros((count, height, width, 3), np.uint8)
+    frames += (np.arange(count, dtype=np.uint8) * 30)[:, None, None, None]
+    return frames
+
+
+def test_a_video_comes_back_frame_by_frame(tmp_path):
+    media.write_video(tmp_path / "a.mp4", ramp(), fps=12)
+    opened = media.Video(tmp_path / "a.mp4")
+    back = np.stack(list(opened.frames()))
+    assert opened.fps == 12 and not opened.has_sound
+    assert back.shape == ramp().shape
+    assert np.abs(back.astype(int) - ramp()).max() <= 3
+
+
+def test_bad_videos_get_one_sentence(tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42 and nothing more")
+    with pytest.raises(UserError, match="not a video"):
+        media.Video(tmp_path / "cut.mp4")
+    with pytest.raises(UserError, match="There is no video"):
+        media.Video(tmp_path / "none.mp4")
+    with pytest.raises(UserError, match="must be even"):
+        media.write_video(tmp_path / "odd.mp4", ramp(height=33), fps=12)
+    assert not (tmp_path / "odd.mp4").exists()
+
+
+def test_transparent_pictures_stand_on_white(tmp_path):
+    Image.new("RGBA", (4, 6), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert (media.read_image(tmp_path / "a.png") == 255).all()
+    (tmp_path / "b.png").write_text("words")
+    with pytest.raises(UserError, match="not a picture"):
+        media.read_image(tmp_path / "b.png")
+
+
+def test_a_contact_sheet_has_a_row_for_each_clip():
+    sheet = media.contact_sheet([("a", ramp()), ("b", ramp(2))], columns=4, height=64)
+    assert sheet.shape == (2 * (14 + 64), 4 * 96, 3)
+
+
+def test_side_by_side_repeats_a_still_picture():
+    both = media.side_by_side(ramp()[3], ramp())
+    assert both.shape == (7, 32, 96, 3)
+    assert (both[:, :, :48] == 90).all() and (both[6, :, 48:] == 180).all()
+
+
+def test_key_points_survive_their_file(tmp_path):
+    track = files.Track(np.random.default_rng(0).random((3, 133, 3)), 20, 30, 8.0)
+    files.write(tmp_path / "a.npz", track)
+    back = files.read(tmp_path / "a.npz")
+    np.testing.assert_allclose(back.keypoints, track.keypoints, atol=1e-6)
+    assert back[1:] == (20, 30, 8.0)
+    np.savez(tmp_path / "b.npz", keypoints=np.zeros((2, 5, 3)), size=[1, 1], fps=1.0)
+    with pytest.raises(UserError, match=r"\(2, 5, 3\)"):
+        files.read(tmp_path / "b.npz")
