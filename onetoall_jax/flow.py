@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 TIMESTEPS = 1000
-Numbers = TypeVar("Numbers", float, np.float32, np.ndarray, jax.Array)
+Numbers = TypeVar("Numbers", float, np.ndarray, jax.Array)
 
 
 def shift_sigma(sigma: Numbers, shift: float) -> Numbers:
@@ -37,8 +37,8 @@ def sampling_sigmas(steps: int, shift: float) -> np.ndarray:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    smallest = shift_sigma(np.float32(1) / np.float32(TIMESTEPS), np.float32(shift))
-    even = np.linspace(TIMESTEPS, TIMESTEPS * float(smallest), steps) / TIMESTEPS
+    smallest = shift_sigma(np.array([1 / TIMESTEPS], np.float32), shift).item()
+    even = np.linspace(TIMESTEPS, TIMESTEPS * smallest, steps) / TIMESTEPS
     return np.append(shift_sigma(even, shift), 0.0).astype(np.float32)
 
 
