@@ -51,6 +51,12 @@ def test_batches_keep_the_contract_and_mix_videos_and_pictures(config):
     assert shapes == {1, 5}
 
 
+def test_batches_can_be_shared_between_processes(config):
+    odd = dataclasses.replace(config, resolutions=(Resolution("tiny"),))
+    for b in take(odd, 3):
+        assert all(array.flags.c_contiguous for array in b.values())
+
+
 def test_a_start_in_the_middle_gives_the_same_batches(config):
     assert_same(take(config, 9)[5:], take(config, 4, start_step=5))
 
