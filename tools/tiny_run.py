@@ -65,7 +65,7 @@ def report(checkpoint: Path, data: Path, out: Path, clips: int) -> None:
 
 
 def ship(checkpoint: Path, target: Path) -> None:
-    """Writes the parameters of a run in bfloat16, small enough to go with the package."""
+    """Writes the parameters of a run in bfloat16, small enough to ship."""
     import jax.numpy as jnp
     import numpy as np
 
