@@ -100,6 +100,8 @@ class Load:
         keep = masks.keep(text, len(points) - 1, height, width, temporal)
 
         def fit(pictures: np.ndarray) -> np.ndarray:
+            if pictures.shape[-3:-1] == (bucket.height, bucket.width):
+                return pictures
             return train_fit(pictures, bucket.height, bucket.width)
 
         head, _ = masks.regions(points[-1:], height, width, temporal, hands=False)
@@ -158,7 +160,9 @@ def collate(
     """Samples of one bucket as a batch."""
 
     def stack(name: str) -> np.ndarray:
-        return np.stack([getattr(s, name) for s in samples])
+        # Grain shares memory between processes for contiguous arrays only; others would
+        # fill the pipe, and a worker with a full pipe does not end when asked to.
+        return np.ascontiguousarray(np.stack([getattr(s, name) for s in samples]))
 
     def latent(name: str) -> np.ndarray:
         return np.stack([masks.to_latent(getattr(s, name), geometry) for s in samples])
