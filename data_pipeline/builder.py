@@ -1,6 +1,8 @@
 """Data sets of clips on disk: TFDS in ArrayRecord, without TensorFlow."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import zlib
@@ -169,7 +171,8 @@ def write(root: Path, made: Mapping[str, Iterable[Clip]]) -> None:
     shutil.rmtree(half, ignore_errors=True)
     tfds.disable_progress_bar()  # the caller shows its own
     builder = _Builder(made, data_dir=str(half))
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # it names the passing folder
+        builder.download_and_prepare()
     empty = [split for split, rows in builder.sizes.items() if not rows]
     if empty:
         shutil.rmtree(half)
