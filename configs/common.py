@@ -34,6 +34,7 @@ def base(stage: int, size: str) -> ConfigDict:
     c.data.resolutions = _RESOLUTIONS[stage]
     c.training = _training(stage)
     c.sampling = ConfigDict(dict(steps=30, shift=7.0, segment_frames=29, seed=42))
+    c.sampling.short_side = 576 if size == "14b" else 384
     c.codec = ConfigDict(dict(kind="wan_vae", params="checkpoints/vae"))
     c.text = ConfigDict(dict(length=226, embedding="checkpoints/empty_prompt.npy"))
     if size == "tiny":
@@ -140,6 +141,7 @@ def _shrink(c: ConfigDict) -> None:
             image_guidance=1.0,
             pose_guidance=1.0,
             segment_frames=9,
+            short_side=32,
             seed=42,
         )
     )

@@ -155,7 +155,7 @@ def prepare(
     *,
     canvas_side: int,
     size: tuple[int, int] | None = None,
-    cap: int = 576,
+    cap: int,
 ) -> Prepared:
     """Crops the reference to a legal size and draws both poses at it.
 
@@ -253,6 +253,7 @@ def animate(
         animator.codec.geometry,
         canvas_side=animator.canvas_side,
         size=size,
+        cap=animator.sampler.config.short_side,
     )
     ready = time.monotonic()
     made = _sampled(animator, prepared, progress)

@@ -21,6 +21,7 @@ class SamplingConfig:
       plan: "static" (all segments of one length) or "release" (a shorter last one).
       final_lengths: of the release's last segment, the smallest that fits is taken.
       segments_per_call: segments that one compiled call makes; 0 is all.
+      short_side: a result follows its reference, its short side at most this, pixels.
       seed: of the noise, the same for every segment and every clip.
     """
 
@@ -36,4 +37,5 @@ class SamplingConfig:
     plan: str = "static"
     final_lengths: tuple[int, ...] = (65, 69, 73, 77, 81)
     segments_per_call: int = 1
+    short_side: int = 384
     seed: int = 42
