@@ -60,7 +60,8 @@ _AUGMENT = (
         mask_rectangle=0.2,
         keep_reference=0.0,
         zoom=0.0,
-        without_face=1.0,
+        without_face=0.0,
+        reference_first=0.2,
     ),
     dict(
         drop_all=0.1,
@@ -85,7 +86,7 @@ _SMALL = dict(table="512", share=1.0, image_share=0.05)
 _RESOLUTIONS = (
     (dict(table="512", share=1.0, image_share=0.0),),
     (dict(table="512", share=1.0, image_share=0.0),),
-    (dict(table="768", share=0.5, image_share=0.05), _SMALL),
+    (dict(table="768", share=0.5, image_share=0.0), _SMALL),
     (dict(table="768", share=0.8, image_share=0.05), _SMALL),
 )
 

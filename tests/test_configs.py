@@ -1,0 +1,45 @@
+"""Every configuration builds into the settings that the rooms read."""
+
+import pytest
+
+from configs import sizes, stage0, stage1, stage2, stage3
+from data_pipeline.settings import DataConfig, stage_defaults
+from onetoall_jax import config, trees
+from onetoall_jax.errors import UserError
+from onetoall_jax.models import onetoall
+from onetoall_jax.pipelines import settings
+
+STAGES = (stage0, stage1, stage2, stage3)
+BUILT = [(k, s) for k in range(4) for s in sizes.NAMES if k or s == "tiny"]
+
+
+@pytest.mark.parametrize(("stage", "size"), BUILT)
+def test_a_configuration_builds(stage, size):
+    made = settings.build(STAGES[stage].get_config(size).to_dict())
+    data = config.build(DataConfig, made.data, "config.data")
+    assert data.augment == stage_defaults(stage)
+    assert bool(made.model.reference_layers) == (stage > 0)
+    assert bool(made.model.pose_layers) == (stage > 1)
+    released = {"1_3b": 2_210_576_224, "14b": 18_782_035_296}
+    if stage > 1 and size in released:
+        assert trees.num_elements(onetoall.abstract(made.model)) == released[size]
+
+
+def test_a_misspelled_setting_names_the_nearest_one():
+    values = stage2.get_config("tiny").to_dict()
+    values["training"]["lerning_rate"] = 1.0
+    values["training"]["optimizer"].pop("learning_rate")
+    with pytest.raises(UserError, match="'lerning_rate'"):
+        settings.build(values)
+    values = stage2.get_config("tiny").to_dict()
+    values["model"]["num_layer"] = 3
+    with pytest.raises(UserError, match="did you mean 'num_layers'"):
+        settings.build(values)
+
+
+def test_the_release_recipe_sets_every_slip():
+    values = {**stage2.get_config("1_3b").to_dict(), "recipe": "release"}
+    training = settings.build(values).training
+    assert training.shared_draws and training.round_sigma
+    assert training.reference_noise.double_exponential
+    assert training.optimizer.clip_norm == 0
