@@ -1,6 +1,7 @@
-"""Animates a picture: `python sample.py --reference=me.png --driving=a.mp4 --out=b`.
+"""Animates a picture: reference and driving clip in, videos and a report out.
 
-Without --checkpoint the tiny model that comes with the package is used.
+    python sample.py --checkpoint=runs/tiny/stage3 \\
+        --reference=me.png --driving=dance.mp4 --out=out
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
         help="video, picture or key points (.npz)",
     )
     parser.add_argument("--out", type=Path, required=True, help="must not exist")
-    parser.add_argument("--checkpoint", type=Path, help="a run or converted parameters")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run")
     parser.add_argument("--reference_keypoints", type=Path, help=".npz")
     parser.add_argument("--driving_keypoints", type=Path, help=".npz")
     parser.add_argument("--height", type=int)

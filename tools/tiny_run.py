@@ -64,20 +64,6 @@ def report(checkpoint: Path, data: Path, out: Path, clips: int) -> None:
     evaluate.evaluate(animator, held, evaluate.mean_frame(train), out)
 
 
-def ship(checkpoint: Path, target: Path) -> None:
-    """Writes the parameters of a run in bfloat16, small enough to ship."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from onetoall_jax import trees
-    from onetoall_jax.checkpoints import parameters
-    from onetoall_jax.pipelines import animate
-
-    leaves = trees.flatten(animate.load(checkpoint).params)
-    small = ((n, np.asarray(v).astype(jnp.bfloat16)) for n, v in leaves.items())
-    parameters.save(target, small, parameters.settings(checkpoint))
-
-
 @errors.reported
 def main(argv: list[str]) -> None:
     """Makes what is missing, trains, reports."""
@@ -87,7 +73,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--held_out", type=int, default=64)
     parser.add_argument("--scale", type=float, default=1.0, help="of all steps")
     parser.add_argument("--report_only", type=Path, help="a checkpoint to score")
-    parser.add_argument("--ship", type=Path, help="also write bfloat16 parameters here")
     args = parser.parse_args(argv)
     begun = time.monotonic()
     output = args.output.resolve()
@@ -100,8 +85,6 @@ def main(argv: list[str]) -> None:
         for stage in range(4):
             checkpoint = _train(stage, data, output, args.scale)
     report(checkpoint, data, output / "report", args.held_out)
-    if args.ship:
-        ship(checkpoint, args.ship)
     minutes = (time.monotonic() - begun) / 60
     print(f"\n{minutes:.1f} minutes; look at")
     for name in ("held_out.mp4", "held_out.png", "report.json"):

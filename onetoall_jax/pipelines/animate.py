@@ -31,8 +31,6 @@ from onetoall_jax.sampling import clip, guidance
 from onetoall_jax.sampling.euler import Inputs
 from onetoall_jax.sampling.sampler import Sampler
 
-SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
-
 
 class Animator(NamedTuple):
     """A loaded checkpoint, ready to draw clips.
@@ -49,17 +47,15 @@ class Animator(NamedTuple):
     canvas_side: int
 
 
-def load(
-    checkpoint: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> Animator:
-    """Reads a run, one of its steps, or the tiny checkpoint that is shipped.
+def load(checkpoint: Path, overrides: Mapping[str, Any] | None = None) -> Animator:
+    """Reads a run or one of its steps.
 
     Args:
       overrides: values of SamplingConfig that replace the stored ones.
     Raises:
       UserError: no checkpoint, or one of another kind or size.
     """
-    folder = Path(checkpoint) if checkpoint else SHIPPED
+    folder = Path(checkpoint)
     settings = run_settings.build(parameters.settings(folder))
     changed = {**config.to_dict(settings.sampling), **(overrides or {})}
     sampling = config.build(type(settings.sampling), changed, "sampling")
@@ -219,7 +215,7 @@ def animate(
     driving: Path,
     out: Path,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path,
     reference_keypoints: Path | None = None,
     driving_keypoints: Path | None = None,
     size: tuple[int, int] | None = None,
@@ -261,7 +257,7 @@ def animate(
     report = {
         "reference": str(reference),
         "driving": str(driving),
-        "checkpoint": str(checkpoint or SHIPPED.name),
+        "checkpoint": str(checkpoint),
         "frames": len(made),
         "size": list(made.shape[1:3]),
         "fps": prepared.fps,
