@@ -4,12 +4,13 @@
     python tools/convert_torch_weights.py --src=wan --out=start --init=stage1
     python tools/convert_torch_weights.py --src=runs/stage2 --out=export --export
 
-Reads safetensors files, folders of shards and the original .pth archives, leaf by leaf.
+Reads safetensors files, folders of shards, the original .pth archives, and parameters
+or runs of ours; leaf by leaf, so that memory holds about twice the largest one.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,8 +21,8 @@ from onetoall_jax import errors  # noqa: E402
 from onetoall_jax.pipelines import convert  # noqa: E402
 
 
-def _progress(leaves: Iterator, total: int) -> Iterator:
-    return iter(tqdm(leaves, "leaves", total, mininterval=1))
+def _progress(leaves: Iterable, total: int) -> Iterable:
+    return tqdm(leaves, "leaves", total, mininterval=1)
 
 
 @errors.reported
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     if args.out is None and not args.dry_run:
         parser.error("--out is needed unless --dry_run is given")
     if args.export:
-        print(convert.export(args.src, args.out, dtype=args.dtype))
+        print(convert.export(args.src, args.out, dtype=args.dtype, progress=_progress))
         return
     said = convert.convert(
         args.src,

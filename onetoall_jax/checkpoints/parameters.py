@@ -4,27 +4,35 @@ On disk: `params` (Orbax) and `settings.json`. A run, or one step of it, is read
 just as well.
 """
 
+import ctypes
+import gc
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from onetoall_jax import trees
+from onetoall_jax.checkpoints import disk
 from onetoall_jax.errors import UserError
 
 Tree = Any
 _PARAMS, _SETTINGS, _STEPS = "params", "settings.json", "checkpoints"
+# Small leaves share a write: each write costs a fraction of a second.
+_BATCH_BYTES = 32 << 20
 
 
 def save(
     folder: Path, leaves: Iterable[tuple[str, Any]], settings: Mapping[str, Any]
 ) -> None:
     """Writes parameters one leaf at a time; never holds the whole tree.
+
+    Memory peaks at twice the largest leaf; the giver of `leaves` should not keep them.
 
     Args:
       folder: must not exist; stands there only when it is complete.
@@ -34,25 +42,68 @@ def save(
       UserError: the folder exists, or the disk is full.
     """
     folder = Path(folder).resolve()
-    if folder.exists():
-        raise UserError(f"{folder} exists already: choose another folder or remove it.")
+    check_new(folder)
     half = folder.with_name(folder.name + ".part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
     try:
-        for name, array in leaves:
-            # A jax.Array takes half the memory of a numpy array on its way to disk.
-            leaf = trees.unflatten({name: jax.device_put(array)})
-            ocp.v1.partial.save(half / _PARAMS, leaf)
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        for batch in _batches(leaves):
+            jax.block_until_ready(batch)
+            _give_back_memory()  # what the batch was copied from
+            ocp.v1.partial.save(half / _PARAMS, trees.unflatten(batch))
+            batch.clear()
+            _give_back_memory()
         ocp.v1.partial.finalize(half / _PARAMS)
         text = json.dumps({"settings": settings}, indent=1)
         (half / _SETTINGS).write_text(text + "\n")
         os.replace(half, folder)
-    except OSError as error:
-        raise UserError(f"{folder} could not be written: {error}.") from error
+    except Exception as error:  # Orbax wraps the cause in types of its own
+        if not isinstance(error, OSError) and not disk.is_full(error):
+            raise
+        raise UserError(
+            f"{folder} could not be written ({disk.reason(error)}): nothing is left of "
+            "it; make room or choose another place."
+        ) from error
     finally:
-        for left in half.parent.glob(half.name + "*"):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError if something stands at `folder`: nothing is overwritten."""
+    if Path(folder).exists():
+        raise UserError(f"{folder} exists already: choose another folder or remove it.")
+
+
+def _batches(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, jax.Array]]:
+    held: dict[str, jax.Array] = {}
+    stream = iter(leaves)
+    while True:
+        name, array = next(stream, (None, None))
+        if name is not None:
+            # A jax.Array takes half the memory of a numpy array on its way to disk.
+            held[name] = jax.device_put(array)
+        # Not to be kept while the next leaf is made.
+        del array
+        if held and (name is None or _nbytes(held) >= _BATCH_BYTES):
+            yield held
+            held = {}
+        if name is None:
+            return
+
+
+def _nbytes(arrays: Mapping[str, Any]) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
+
+def _give_back_memory() -> None:
+    """Returns freed buffers to the system; JAX and glibc would keep some for a while.
+
+    JAX lets go of host arrays at a collection, glibc of freed pieces when asked to.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -70,6 +121,12 @@ def settings(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def is_ours(folder: Path) -> bool:
+    """Does a folder hold parameters or a run of ours?"""
+    folder = Path(folder)
+    return folder.is_dir() and (_root(folder) / _SETTINGS).is_file()
+
+
 def load(folder: Path, expected: Tree) -> Tree:
     """Parameters in the types and shardings of `expected`.
 
@@ -79,36 +136,92 @@ def load(folder: Path, expected: Tree) -> Tree:
     Raises:
       UserError: nothing there, not readable, or other names or shapes than expected.
     """
+    check(folder, stored(folder), expected)
+    item = _item(Path(folder).resolve())
+    return _restore(folder, ocp.PyTreeCheckpointer(), item, expected, partial=False)
+
+
+def reader(folder: Path) -> Callable[[str], np.ndarray]:
+    """Function that reads one stored leaf by name "a/b/c", in its stored type.
+
+    Raises:
+      UserError: nothing there, or not readable.
+    """
+    leaves = trees.flatten(stored(folder))
     item = _item(Path(folder).resolve())
     checkpointer = ocp.PyTreeCheckpointer()
+
+    def read(name: str) -> np.ndarray:
+        part = trees.unflatten({name: leaves[name]})
+        made = _restore(folder, checkpointer, item, part, partial=True)
+        return np.asarray(trees.flatten(made)[name])
+
+    return read
+
+
+def stored(folder: Path) -> Tree:
+    """Shapes and types on disk, as a tree of ShapeDtypeStruct.
+
+    Raises:
+      UserError: nothing there, or not readable.
+    """
+    item = _item(Path(folder).resolve())
     try:
-        stored = checkpointer.metadata(item).item_metadata.tree
-        _compare(folder, stored, expected)
-        arguments = ocp.checkpoint_utils.construct_restore_args(expected)
-        return checkpointer.restore(item, item=expected, restore_args=arguments)
-    except (ValueError, OSError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"The parameters in {folder} cannot be read: the checkpoint is damaged or "
-            "incomplete; make it again."
-        ) from error
+        tree = ocp.PyTreeCheckpointer().metadata(item).item_metadata.tree
+        return trees.unflatten(
+            {
+                name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+                for name, leaf in trees.flatten(tree).items()
+            }
+        )
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(folder) from error
 
 
-def _compare(folder: Path, stored: Tree, expected: Tree) -> None:
-    have = {n: tuple(v.shape) for n, v in trees.flatten(stored).items()}
+def check(folder: Path, have: Tree, expected: Tree) -> None:
+    """Raises UserError naming the leaves in which two trees differ."""
+    ours = {n: tuple(v.shape) for n, v in trees.flatten(have).items()}
     want = {n: tuple(v.shape) for n, v in trees.flatten(expected).items()}
-    problems = [f"missing {n}" for n in want if n not in have]
-    problems += [f"unused {n}" for n in have if n not in want]
+    problems = [f"missing {n}" for n in want if n not in ours]
+    problems += [f"unused {n}" for n in ours if n not in want]
     problems += [
-        f"{n} is {have[n]}, not {want[n]}"
+        f"{n} is {ours[n]}, not {want[n]}"
         for n in want
-        if n in have and have[n] != want[n]
+        if n in ours and ours[n] != want[n]
     ]
     if problems:
         shown = "; ".join(problems[:5])
         raise UserError(
             f"{folder} holds a model of another size or kind ({len(problems)} leaves "
-            f"differ: {shown})."
+            f"differ: {shown}): give the checkpoint of this model."
         )
+
+
+def _restore(
+    folder: Path,
+    checkpointer: ocp.PyTreeCheckpointer,
+    item: Path,
+    expected: Tree,
+    *,
+    partial: bool,
+) -> Tree:
+    arguments = ocp.checkpoint_utils.construct_restore_args(expected)
+    try:
+        return checkpointer.restore(
+            item,
+            args=ocp.args.PyTreeRestore(
+                item=expected, restore_args=arguments, partial_restore=partial
+            ),
+        )
+    except (ValueError, OSError, KeyError, AttributeError) as error:
+        raise _damaged(folder) from error
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(
+        f"The parameters in {folder} cannot be read: the checkpoint is damaged or "
+        "incomplete; make it again."
+    )
 
 
 def _steps(root: Path) -> list[int]:

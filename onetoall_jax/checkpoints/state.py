@@ -5,15 +5,19 @@ without the rest), `training` (what it takes to go on) and `settings`.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
+from onetoall_jax.checkpoints import disk
 from onetoall_jax.errors import UserError
 
 Tree = Any
@@ -30,8 +34,9 @@ class Store:
 
     def __init__(self, workdir: Path, keep: int = 2):
         self.folder = workdir.resolve() / FOLDER
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        with _disk(self.folder, None):
+        # What goes wrong in the background is raised here as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        with _disk(self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -53,7 +58,8 @@ class Store:
         Raises:
           UserError: the disk is full (also found at the next save or at `close`).
         """
-        with _disk(self.folder, self.latest()):
+        with _disk(self.folder):
+            _need(self.folder, (params, training))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -93,34 +99,32 @@ class Store:
 
     def close(self) -> None:
         """Waits for what is still being written."""
-        with _disk(self.folder, self.latest()):
+        with _disk(self.folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
 
+def _need(folder: Path, tree: Tree) -> None:
+    """Raises OSError where the disk has no room for a tree, before any is written."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    if shutil.disk_usage(folder).free < 1.1 * size + (1 << 20):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextlib.contextmanager
-def _disk(folder: Path, last: int | None) -> Iterator[None]:
+def _disk(folder: Path) -> Iterator[None]:
     """Turns a full disk into a sentence."""
     try:
         yield
     except Exception as error:  # the writers wrap the cause in types of their own
-        text = " ".join(str(e) for e in _causes(error))
-        if not any(sign in text for sign in _FULL):
+        if not disk.is_full(error):
             raise
-        kept = "none" if last is None else f"that of step {last}"
+        whole = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+        kept = f"that of step {max(whole)}" if whole else "none"
         raise UserError(
             f"The disk is full, so a checkpoint could not be written to {folder}; the "
             f"last whole one is {kept}: free some space and start again."
         ) from error
-
-
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:
@@ -154,7 +158,7 @@ def check_owner(
 
 def claim(workdir: Path, settings: Mapping[str, Any]) -> None:
     """Writes the settings into `workdir`: from now on it is this run's."""
-    with _disk(workdir, None):
+    with _disk(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / SETTINGS
         beside = path.with_suffix(".part")

@@ -28,7 +28,7 @@ def plan(
         leaf that no line fills.
     """
     leaves = {name: tuple(leaf.shape) for name, leaf in trees.flatten(expected).items()}
-    lines = [e for e in kinds.table(kind, leaves) if e.leaf in leaves]
+    lines = lines_of(kind, expected)
     filled = {e.leaf for e in lines}
     problems = [f"no line fills {name}" for name in leaves if name not in filled]
     used = set()
@@ -51,7 +51,7 @@ def plan(
     return lines
 
 
-def leaf(entry: Entry, read: Read, dtype: Any = None) -> np.ndarray:
+def leaf(entry: Entry, read: Read, dtype: Any) -> np.ndarray:
     """One leaf of ours: its foreign tensors laid out our way and stacked.
 
     Layers are written straight into the stack, so memory holds the leaf and one layer.
@@ -63,10 +63,15 @@ def leaf(entry: Entry, read: Read, dtype: Any = None) -> np.ndarray:
     for i, key in enumerate(entry.keys):
         one = turn(read(key))
         if out is None:
-            out = np.empty((len(entry.keys), *one.shape), dtype or one.dtype)
+            out = np.empty((len(entry.keys), *one.shape), dtype)
         out[i] = one
     assert out is not None
     return out
+
+
+def widest(entry: Entry, dtypes: Mapping[str, np.dtype]) -> np.dtype:
+    """Type that holds all foreign tensors of a leaf exactly."""
+    return np.result_type(*(dtypes[key] for key in entry.keys))
 
 
 def convert(
@@ -81,31 +86,31 @@ def convert(
     return trees.unflatten(made)
 
 
-def export(
-    kind: str, params: Mapping[str, Any], dtype: Any = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(foreign name, tensor) of every tensor, in the foreign shapes.
+def lines_of(kind: str, params: Mapping[str, Any]) -> list[Entry]:
+    """Lines of the table for the leaves of `params` (a model or a part of one)."""
+    shapes = {name: tuple(v.shape) for name, v in trees.flatten(params).items()}
+    return [entry for entry in kinds.table(kind, shapes) if entry.leaf in shapes]
 
-    Layers are read one at a time, so memory holds a leaf and one layer.
-    """
+
+def tensors_of(entry: Entry, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(foreign name, tensor in the foreign shape) of one leaf, layer by layer."""
+    back = LAYOUTS[entry.layout][1]
+    whole = np.asarray(value)
+    for i, key in enumerate(entry.keys):
+        yield key, np.ascontiguousarray(back(whole[i] if entry.stacked else whole))
+
+
+def export(kind: str, params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """(foreign name, tensor) of every tensor, in the foreign shapes."""
     leaves = trees.flatten(params)
-    shapes = {name: tuple(value.shape) for name, value in leaves.items()}
-    for entry in kinds.table(kind, shapes):
-        if entry.leaf not in leaves:
-            continue
-        back = LAYOUTS[entry.layout][1]
-        value = leaves[entry.leaf]
-        for i, key in enumerate(entry.keys):
-            one = np.asarray(value[i] if entry.stacked else value)
-            yield key, np.ascontiguousarray(back(one), dtype=dtype)
+    for entry in lines_of(kind, params):
+        yield from tensors_of(entry, leaves[entry.leaf])
 
 
 def foreign_names(kind: str, params: Mapping[str, Any]) -> dict[str, tuple]:
     """Foreign name -> (our leaf, layer or None, layout) for every tensor of a model."""
-    shapes = {n: tuple(v.shape) for n, v in trees.flatten(params).items()}
     return {
         key: (e.leaf, i if e.stacked else None, e.layout)
-        for e in kinds.table(kind, shapes)
-        if e.leaf in shapes
+        for e in lines_of(kind, params)
         for i, key in enumerate(e.keys)
     }

@@ -1,31 +1,35 @@
 """Foreign files: tensors by name, read one at a time, nothing executed."""
 
-import collections
-import io
 import json
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from onetoall_jax.conversion import kinds
+from onetoall_jax.conversion import kinds, torch_archive
 from onetoall_jax.errors import UserError
+
+_FLOATS = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 class Source(NamedTuple):
     """Tensors of a checkpoint.
 
     Attributes:
-      shapes: name -> shape.
+      shapes, dtypes: by name, from the headers.
       read: name -> array, from the file at each call.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype]
     read: Callable[[str], np.ndarray]
 
 
@@ -33,137 +37,89 @@ def open_source(path: Path) -> Source:
     """A file, or a folder of safetensors with or without an index.
 
     Raises:
-      UserError: nothing there, unreadable, or a name that stands in two files.
+      UserError: nothing there, unreadable, a name that stands in two files, or a type
+        that is no plain float.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise UserError(f"{path} holds no *.safetensors file.")
-        return _aliased(_safetensors(files))
+        return _aliased(_safetensors(_files(path)))
     if not path.is_file():
         raise UserError(f"There is no file or folder {path}.")
     if path.suffix == ".safetensors":
         return _aliased(_safetensors([path]))
-    if zipfile.is_zipfile(path):
-        return _aliased(_pth(path))
-    raise UserError(
-        f"{path} is neither safetensors nor a .pth archive: it may be cut short."
+    entries = torch_archive.entries(path)
+    return _aliased(
+        Source(
+            {name: entry.shape for name, entry in entries.items()},
+            _floats({name: (path, str(e.dtype)) for name, e in entries.items()}),
+            lambda name: torch_archive.read(path, name, entries[name]),
+        )
     )
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    below = sorted({p.parent.name for p in folder.glob("*/*.safetensors")})
+    hint = f"give one of its folders {', '.join(below)}" if below else "give another"
+    raise UserError(f"{folder} holds no *.safetensors file: {hint}.")
 
 
 def _aliased(source: Source) -> Source:
     """One name for tensors that files call differently."""
     names = {kinds.ALIASES.get(name, name): name for name in sorted(source.shapes)}
     shapes = {new: source.shapes[old] for new, old in names.items()}
-    return Source(shapes, lambda name: source.read(names[name]))
+    dtypes = {new: source.dtypes[old] for new, old in names.items()}
+    return Source(shapes, dtypes, lambda name: source.read(names[name]))
 
 
 def _safetensors(files: list[Path]) -> Source:
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, tuple[Path, str]] = {}
     for file in files:
-        for name, shape in _header(file).items():
+        for name, (shape, dtype) in _header(file).items():
             if name in where:
-                raise UserError(f"{name} stands in {where[name].name} and {file.name}.")
-            where[name], shapes[name] = file, shape
+                raise UserError(
+                    f"{name} stands in both {where[name].name} and {file.name}: "
+                    "leave one of them in the folder."
+                )
+            where[name], shapes[name], types[name] = file, shape, (file, dtype)
 
     def read(name: str) -> np.ndarray:
-        with safe_open(where[name], framework="numpy") as opened:
-            return opened.get_tensor(name)
+        try:
+            with safe_open(where[name], framework="numpy") as opened:
+                return opened.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(where[name], error) from error
 
-    return Source(shapes, read)
+    return Source(shapes, _floats(types), read)
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     try:
         with safe_open(file, framework="numpy") as opened:
-            return {k: tuple(opened.get_slice(k).get_shape()) for k in opened.keys()}
+            slices = {key: opened.get_slice(key) for key in opened.keys()}
+            return {k: (tuple(s.get_shape()), s.get_dtype()) for k, s in slices.items()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file} is not a whole safetensors file ({error}): fetch it again."
+    )
+
+
+def _floats(types: Mapping[str, tuple[Path, str]]) -> dict[str, np.dtype]:
+    """Checked types of all tensors, from the names that files have for them."""
+    known = _FLOATS | {str(dtype): dtype for dtype in _FLOATS.values()}
+    strange = [name for name, (_, dtype) in types.items() if dtype not in known]
+    if strange:
+        path, dtype = types[strange[0]]
         raise UserError(
-            f"{file} is not a whole safetensors file ({error}): fetch it again."
-        ) from error
-
-
-_DTYPES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-
-
-class _Lazy(NamedTuple):
-    """A tensor's place in the archive."""
-
-    entry: str
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-def _rebuild(storage: tuple, offset: int, size: tuple, stride: tuple, *_: Any) -> _Lazy:
-    entry, dtype = storage
-    return _Lazy(entry, dtype, offset, tuple(size), tuple(stride))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and ordered dictionaries; every other name is refused."""
-
-    _KNOWN = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-        ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-        ("torch", "Size"): tuple,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._KNOWN:
-            return self._KNOWN[module, name]
-        if module in ("torch", "torch.storage") and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-    def persistent_load(self, pid: tuple) -> tuple[str, np.dtype]:
-        _, dtype, key, _, _ = pid
-        return key, dtype
-
-
-def _pth(path: Path) -> Source:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        pickled = next((n for n in names if n.endswith("/data.pkl")), None)
-        if pickled is None:
-            raise UserError(f"{path} is a zip archive, but no checkpoint.")
-        root = pickled.removesuffix("data.pkl")
-        if (
-            root + "byteorder" in names
-            and archive.read(root + "byteorder") != b"little"
-        ):
-            raise UserError(f"{path} was written big-endian, which is not read here.")
-        try:
-            tensors = _Unpickler(io.BytesIO(archive.read(pickled))).load()
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{path} asks for {error}, which no plain state dict needs: refused."
-            ) from error
-    if not all(isinstance(v, _Lazy) for v in tensors.values()):
-        raise UserError(f"{path} holds more than tensors by name: not a state dict.")
-
-    def read(name: str) -> np.ndarray:
-        lazy = tensors[name]
-        with zipfile.ZipFile(path) as archive:
-            flat = np.frombuffer(archive.read(f"{root}data/{lazy.entry}"), lazy.dtype)
-        if not all(lazy.shape):
-            return np.empty(lazy.shape, lazy.dtype)
-        steps = [s * lazy.dtype.itemsize for s in lazy.stride]
-        return np.lib.stride_tricks.as_strided(flat[lazy.offset :], lazy.shape, steps)
-
-    return Source({name: lazy.shape for name, lazy in tensors.items()}, read)
+            f"{path} holds {len(strange)} tensors that are no plain floats "
+            f"({strange[0]} is {dtype}): give a file in float32, bfloat16 or float16."
+        )
+    return {name: known[dtype] for name, (_, dtype) in types.items()}

@@ -5,7 +5,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from onetoall_jax.conversion.tables.entry import CONV, SCALE, Entry, entries
+from onetoall_jax.conversion.tables.entry import (
+    CONV,
+    SCALE,
+    Entry,
+    count,
+    entries,
+    known_sizes,
+)
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -123,52 +130,45 @@ def _upsample_name(block: int, what: str, index: int) -> str:
 
 
 def infer_vae(kind: str, shapes: Shapes) -> dict[str, Any]:
-    """base_dim, z_dim and the multiples of the base width, from the shapes.
-
-    Raises:
-      KeyError: a tensor that tells a size is missing.
-    """
-
-    def shape(key: str) -> Sequence[int]:
-        return shapes[vae_original_name(key) if kind == "vae_original" else key]
-
-    base = shape("encoder.conv_in.weight")[0]
+    """base_dim, z_dim and the multiples of the base width, where the shapes tell."""
     # Two residual blocks and a downsampler to a level, but for the last.
-    widths = [
-        shape(f"encoder.down_blocks.{3 * i + 1}.conv2.weight")[0] for i in range(4)
-    ]
-    return {
-        "base_dim": base,
-        "z_dim": shape("post_quant_conv.weight")[0],
-        "dim_mult": tuple(w // base for w in widths),
+    places = {
+        f"level_{i}": [
+            (f"encoder.down_blocks.{3 * i + r}.conv2.{part}", 0)
+            for r in range(2)
+            for part in ("weight", "bias")
+        ]
+        for i in range(4)
     }
+    places["base_dim"] = [(f"encoder.conv_in.{p}", 0) for p in ("weight", "bias")]
+    places["z_dim"] = [(f"post_quant_conv.{p}", 0) for p in ("weight", "bias")]
+    rename = vae_original_name if kind == "vae_original" else str
+    numbers: dict[str, Any] = known_sizes(shapes, places, rename)
+    widths = [numbers.pop(f"level_{i}", None) for i in range(4)]
+    if "base_dim" in numbers and all(widths):
+        numbers["dim_mult"] = tuple(w // numbers["base_dim"] for w in widths)
+    return numbers
 
 
 def infer_umt5(kind: str, shapes: Shapes) -> dict[str, int]:
-    """Sizes of the encoder, from the shapes.
-
-    Raises:
-      KeyError: a tensor that tells a size is missing.
-    """
-
-    def shape(key: str) -> Sequence[int]:
-        return shapes[umt5_original_name(key) if kind == "umt5_original" else key]
-
-    first = "encoder.block.0.layer"
-    attention = f"{first}.0.SelfAttention"
-    vocab, dim = shape("shared.weight")
-    buckets, heads = shape(f"{attention}.relative_attention_bias.weight")
-    prefix = "blocks." if kind == "umt5_original" else "encoder.block."
-    layers = {k[len(prefix) :].split(".")[0] for k in shapes if k.startswith(prefix)}
-    return {
-        "vocab_size": vocab,
-        "dim": dim,
-        "num_layers": len(layers),
-        "num_heads": heads,
-        "head_dim": shape(f"{attention}.q.weight")[0] // heads,
-        "mlp_dim": shape(f"{first}.1.DenseReluDense.wi_0.weight")[0],
-        "num_buckets": buckets,
+    """Sizes of the encoder, where the shapes tell."""
+    original = kind == "umt5_original"
+    num_layers = count(shapes, "blocks." if original else "encoder.block.")
+    layers = [f"encoder.block.{i}.layer" for i in range(num_layers)]
+    bias = [f"{n}.0.SelfAttention.relative_attention_bias.weight" for n in layers]
+    places = {
+        "vocab_size": [("shared.weight", 0)],
+        "dim": [("shared.weight", 1), ("encoder.final_layer_norm.weight", 0)],
+        "num_buckets": [(key, 0) for key in bias],
+        "num_heads": [(key, 1) for key in bias],
+        "inner": [(f"{n}.0.SelfAttention.q.weight", 0) for n in layers],
+        "mlp_dim": [(f"{n}.1.DenseReluDense.wi_0.weight", 0) for n in layers],
     }
+    numbers = known_sizes(shapes, places, umt5_original_name if original else str)
+    inner = numbers.pop("inner", None)
+    if inner and numbers.get("num_heads"):
+        numbers["head_dim"] = inner // numbers["num_heads"]
+    return numbers | {"num_layers": num_layers}
 
 
 def umt5_table(num_layers: int) -> list[Entry]:

@@ -1,5 +1,6 @@
 """Keys of the denoiser: Wan, stage 1 and One-to-All, and Wan's original names."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,9 @@ from onetoall_jax.conversion.tables.entry import (
     NORM,
     SCALE,
     Entry,
+    count,
     entries,
+    known_sizes,
 )
 
 Shapes = Mapping[str, Sequence[int]]
@@ -201,39 +204,33 @@ def infer(kind: str, shapes: Shapes) -> dict[str, int]:
     """Sizes of the model that tensors of these names and shapes belong to.
 
     Returns:
-      num_layers, reference_layers, pose_layers, dim, mlp_dim, text_dim, time_dim,
-      in_channels, out_channels, and with pose pose_channels and prefix_channels.
-    Raises:
-      KeyError: a tensor that tells a size is missing.
+      num_layers, reference_layers, pose_layers, pose_levels, dim, mlp_dim, text_dim,
+      time_dim, in_channels, out_channels, pose_channels, prefix_channels; without
+      those that no tensor tells.
     """
-    original = kind == "wan_original"
-
-    def name(key: str) -> str:
-        return original_name(key) if original else key
-
-    dim, channels, *patch = shapes["patch_embedding.weight"]
-    text = shapes[name("condition_embedder.text_embedder.linear_1.weight")]
-    time = shapes[name("condition_embedder.time_embedder.linear_1.weight")]
-    out = shapes[name("proj_out.weight")][0]
-    numbers = {
-        "num_layers": _count(shapes, "blocks."),
-        "reference_layers": _count(shapes, "refextractor.blocks."),
-        "pose_layers": _count(shapes, "controlnet.blocks."),
-        "dim": dim,
-        "in_channels": channels,
-        "out_channels": out // (patch[0] * patch[1] * patch[2]),
-        "text_dim": text[1],
-        "time_dim": time[1],
-        "mlp_dim": shapes[name("blocks.0.ffn.net.0.proj.weight")][0],
+    num_layers = count(shapes, "blocks.")
+    condition = "condition_embedder"
+    patch, out = "patch_embedding.weight", "proj_out"
+    mlp = [f"blocks.{i}.ffn.net.0.proj" for i in range(num_layers)]
+    places = {
+        "dim": [(patch, 0), ("patch_embedding.bias", 0)],
+        "in_channels": [(patch, 1)],
+        "out_numbers": [(f"{out}.weight", 0), (f"{out}.bias", 0)],
+        "text_dim": [(f"{condition}.text_embedder.linear_1.weight", 1)],
+        "time_dim": [(f"{condition}.time_embedder.linear_1.weight", 1)],
+        "mlp_dim": [(f"{m}.{part}", 0) for m in mlp for part in ("weight", "bias")],
+        "pose_channels": [("input_hint_block.conv_in.conv.weight", 0)],
+        "prefix_channels": [("image_to_cond.conv_in.weight", 0)],
     }
-    if numbers["pose_layers"]:
-        numbers["pose_channels"] = shapes["input_hint_block.conv_in.conv.weight"][0]
-        numbers["prefix_channels"] = shapes["image_to_cond.conv_in.weight"][0]
-    return numbers
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    numbers = [
-        int(k[len(prefix) :].split(".")[0]) for k in shapes if k.startswith(prefix)
-    ]
-    return max(numbers, default=-1) + 1
+    rename = original_name if kind == "wan_original" else str
+    numbers = known_sizes(shapes, places, rename)
+    window = list(shapes.get(patch, ()))[2:]
+    outputs = numbers.pop("out_numbers", None)
+    if outputs is not None and len(window) == 3:
+        numbers["out_channels"] = outputs // max(1, math.prod(window))
+    return numbers | {
+        "num_layers": num_layers,
+        "reference_layers": count(shapes, "refextractor.blocks."),
+        "pose_layers": count(shapes, "controlnet.blocks."),
+        "pose_levels": count(shapes, "input_hint_block.down_blocks."),
+    }

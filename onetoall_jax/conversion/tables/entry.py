@@ -1,7 +1,7 @@
 """One line of a key table: a leaf of ours and the foreign tensors it is made of."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,3 +69,31 @@ DENSE = (("/kernel", ".weight", "dense"), ("/bias", ".bias", "same"))
 CONV = (("/kernel", ".weight", "conv"), ("/bias", ".bias", "same"))
 NORM = (("/scale", ".weight", "same"), ("/bias", ".bias", "same"))
 SCALE = (("/scale", ".weight", "same"),)
+
+
+def known_sizes(
+    shapes: Mapping[str, Sequence[int]],
+    places: Mapping[str, Sequence[tuple[str, int]]],
+    rename: Callable[[str], str] = lambda key: key,
+) -> dict[str, int]:
+    """Numbers that tensors tell by their shapes.
+
+    Args:
+      places: number -> (foreign name, axis) where it may be read; the first that is
+        there counts, so that a file with a hole still tells its sizes.
+      rename: name in the tables' layout -> name in the file's.
+    """
+    found = {}
+    for number, where in places.items():
+        for key, axis in where:
+            shape = shapes.get(rename(key), ())
+            if axis < len(shape):
+                found[number] = int(shape[axis])
+                break
+    return found
+
+
+def count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
+    """Layers under `prefix`: one more than the highest number that follows it."""
+    after = (k[len(prefix) :].split(".")[0] for k in shapes if k.startswith(prefix))
+    return max((int(n) for n in after if n.isdigit()), default=-1) + 1
