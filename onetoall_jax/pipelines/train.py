@@ -19,7 +19,7 @@ from onetoall_jax.geometry import Geometry
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
-from onetoall_jax.pipelines import start
+from onetoall_jax.pipelines import preview, start
 from onetoall_jax.pipelines.settings import FREE, RunSettings
 from onetoall_jax.sharding import hosts, rules
 from onetoall_jax.sharding import mesh as meshes
@@ -79,6 +79,10 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
     fixed = _fixed(settings, codec, mesh)
     step = _step(settings, codec, where)
     claim(workdir, stored)
+    sample = None
+    shows = settings.model.reference_layers > 0  # a base has nothing to look at
+    if training.sample_every and shows and hosts.count() == 1:
+        sample = preview.previewer(settings, codec, fixed.codec, workdir)
     job = loop.Job(
         config=training,
         step=lambda state, batch, knobs: step(state, fixed, batch, knobs),
@@ -87,6 +91,7 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
         work=functools.partial(work, settings, codec.geometry),
         clips=lambda batch: len(batch["frames_u8"]) * hosts.count(),
         peak=_peak(mesh),
+        sample=sample,
         writes=hosts.index() == 0,
     )
     return Run(settings, workdir, mesh, codec.geometry, made, job, store)

@@ -1,0 +1,57 @@
+"""Sample videos while a run trains, to see what the losses do not say."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from onetoall_jax import media, trees
+from onetoall_jax.models import onetoall
+from onetoall_jax.models.codec import Codec
+from onetoall_jax.pipelines import animate
+from onetoall_jax.pipelines.settings import RunSettings
+from onetoall_jax.sampling.sampler import Sampler
+from onetoall_jax.training.state import TrainState
+
+CLIPS, SCALE, FPS = 4, 4, 8.0
+
+
+def previewer(
+    settings: RunSettings, codec: Codec, codec_params: Any, workdir: Path
+) -> Callable[[int, TrainState, Mapping[str, np.ndarray]], None]:
+    """Function of (step, state, host batch) that writes samples/step_<step>.mp4.
+
+    The first clips of the batch, one below the other: reference, poses, the clip itself
+    and what the network draws, enlarged where pictures are small.
+    """
+    denoiser = onetoall.functions(
+        settings.model, dtype=jnp.dtype(settings.training.dtype)
+    )
+    sampler = Sampler(denoiser, codec, settings.sampling)
+    side = settings.data["canvas_side"]
+
+    def preview(step: int, state: TrainState, batch: Mapping[str, np.ndarray]) -> None:
+        params = state.params
+        if state.ema is not None:
+            params = trees.join(state.ema, state.frozen)
+        animator = animate.Animator(
+            settings, codec, sampler, params, codec_params, side
+        )
+        few = {name: value[:CLIPS] for name, value in batch.items()}
+        frames = animate.sample_batch(animator, few)
+        folder = workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        media.write_video(folder / f"step_{step:06d}.mp4", _sheet(few, frames), FPS)
+
+    return preview
+
+
+def _sheet(batch: Mapping[str, np.ndarray], drawn: np.ndarray) -> np.ndarray:
+    given = zip(
+        batch["reference_u8"], batch["pose_u8"], batch["frames_u8"], drawn, strict=True
+    )
+    rows = [media.side_by_side(*clips) for clips in given]
+    sheet = np.concatenate(rows, axis=1)
+    return media.enlarged(sheet, SCALE) if drawn.shape[2] < 128 else sheet
