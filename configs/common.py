@@ -82,6 +82,14 @@ _AUGMENT = (
         without_face=0.2,
     ),
 )
+_TINY_AUGMENT = dict(
+    drop_reference=0.05,
+    mask_face=0.1,
+    mask_rectangle=0.05,
+    keep_reference=0.05,
+    zoom=0.05,
+    without_face=0.0,
+)
 _SMALL = dict(table="512", share=1.0, image_share=0.05)
 _RESOLUTIONS = (
     (dict(table="512", share=1.0, image_share=0.0),),
@@ -148,10 +156,16 @@ def _shrink(c: ConfigDict) -> None:
     )
     c.data.resolutions = (dict(table="tiny", share=1.0, image_share=0.0),)
     c.data.batch = 16
-    c.data.num_frames = 9
+    c.data.num_frames = 5
     c.data.canvas_side = 256
+    # Thousands of clips instead of millions: nearly all must teach the task itself.
+    for name, chance in _TINY_AUGMENT.items():
+        c.data.augment[name] = min(chance, c.data.augment[name])
     t = c.training
     t.dtype = "float32"
+    t.remat = "none"
+    t.region_weight = 1.0
+    t.reference_noise.probability = 0.2
     t.log_every = 10
     t.checkpoint_every = 50
     t.sample_every = 0

@@ -17,6 +17,4 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     c = common.base(0, size)
     common.steps(c, 450)
     c.init_command = ""
-    c.data.num_frames = 5
-    c.training.region_weight = 1.0
     return c

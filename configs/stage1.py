@@ -16,7 +16,6 @@ def get_config(arg: str = "") -> ConfigDict:
     c = common.base(1, size)
     if size == "tiny":
         common.steps(c, 150)
-        c.data.num_frames = 5
         return c
     c.init_from = f"checkpoints/wan_{size}"
     c.init_command = (

@@ -17,8 +17,6 @@ def get_config(arg: str = "") -> ConfigDict:
         common.steps(c, 450)
         # A base of two minutes needs its modulation trained on (or everything).
         c.training.trainable = "all"
-        # Never drawn here, but then stage 3 runs the program compiled for stage 2.
-        c.training.token_replace = True
         return c
     c.training.steps = {"1_3b": 40_000, "14b": 30_000}[size]
     return c

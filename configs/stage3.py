@@ -19,5 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.training.steps = 20_000
     if size == "tiny":
         common.steps(c, 100)
+        # Context is two latent frames: five pictures leave nothing to predict.
+        c.data.num_frames = 9
         c.training.trainable = "all"
     return c

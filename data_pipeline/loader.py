@@ -10,13 +10,13 @@ from data_pipeline import augment, masks, plan
 from data_pipeline.augment import Draws, Sample
 from data_pipeline.buckets import Bucket
 from data_pipeline.builder import Clip, Rows
+from data_pipeline.drawing import draw_poses
 from data_pipeline.plan import BatchPlan, Plan
 from data_pipeline.settings import AugmentConfig, DataConfig
 from onetoall_jax.alignment.fit import train_fit
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
-from onetoall_jax.pose.draw import Drawer, Style
-from onetoall_jax.pose.keypoints import to_pose
+from onetoall_jax.pose.draw import Style
 
 
 def build(
@@ -47,7 +47,7 @@ def build(
         )
     steps = Plan(config, Rows(config.root, config.split).sizes)
     load = Load(config, geometry, host, hosts)
-    # One reading thread: a drawer's canvas is not shared between threads.
+    # Workers are the parallel part: threads in one of them would wait for each other.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     batches = grain.MapDataset.source(steps)[start_step:].map(load)
     dataset = batches.to_iter_dataset(reading)
@@ -66,7 +66,6 @@ class Load:
         self._config, self._geometry = config, geometry
         self._host, self._hosts = host, hosts
         self._rows = Rows(config.root, config.split)
-        self._drawers: dict[tuple[int, int], Drawer] = {}
 
     def __call__(self, batch: BatchPlan) -> dict[str, np.ndarray]:
         rows = batch.rows[self._host :: self._hosts]
@@ -119,13 +118,9 @@ class Load:
     def _poses(self, clip: Clip, face: bool) -> np.ndarray:
         if clip.poses is not None and face:
             return clip.poses
-        size = clip.frames.shape[1:3]
-        if size not in self._drawers:
-            height, width = size
-            self._drawers[size] = Drawer(height, width, self._config.canvas_side)
-        draw = self._drawers[size]
-        style = Style(face=face)
-        return np.stack([draw(to_pose(k, *size), style) for k in clip.keypoints])
+        height, width = clip.frames.shape[1:3]
+        side = self._config.canvas_side
+        return draw_poses(clip.keypoints, height, width, side, Style(face=face))
 
 
 def choose_frames(

@@ -14,16 +14,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from data_pipeline import builder, figure
 from data_pipeline.builder import Clip
+from data_pipeline.drawing import draw_poses
 from onetoall_jax import errors
 from onetoall_jax.errors import UserError
-from onetoall_jax.pose.draw import Drawer
-from onetoall_jax.pose.keypoints import to_pose
 
 _SPLIT = {"train": 0, "test": 1}
 
@@ -99,24 +97,10 @@ def make_clip(config: SyntheticConfig, split: str, index: int) -> Clip:
         frames.append(figure.render(np.ascontiguousarray(behind), who, at))
         points.append(figure.keypoints(who, at))
     keypoints = np.stack(points)
-    poses = draw_poses(keypoints, height, width, config.canvas_side)
+    poses = None
+    if config.canvas_side:
+        poses = draw_poses(keypoints, height, width, config.canvas_side)
     return Clip(np.stack(frames), keypoints, config.fps, poses)
-
-
-@functools.lru_cache
-def _drawer(height: int, width: int, canvas_side: int) -> Drawer:
-    cv2.setNumThreads(1)
-    return Drawer(height, width, canvas_side)
-
-
-def draw_poses(
-    keypoints: np.ndarray, height: int, width: int, canvas_side: int
-) -> np.ndarray | None:
-    """Pictures [F,H,W,3] of every frame's pose, or None for canvas_side 0."""
-    if not canvas_side:
-        return None
-    draw = _drawer(height, width, canvas_side)
-    return np.stack([draw(to_pose(k, height, width)) for k in keypoints])
 
 
 def clips(

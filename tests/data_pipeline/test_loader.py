@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipeline import builder, loader, synthetic
+from data_pipeline import builder, drawing, loader, synthetic
 from data_pipeline.plan import Plan
 from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
 from onetoall_jax import batch
@@ -91,7 +91,7 @@ def test_an_epoch_holds_each_row_at_most_once(config):
 
 def test_stored_poses_equal_freshly_drawn_ones(config):
     row = builder.Rows(config.root, "train").read(0, [0, 5])
-    fresh = synthetic.draw_poses(row.keypoints, 48, 32, 64)
+    fresh = drawing.draw_poses(row.keypoints, 48, 32, 64)
     np.testing.assert_array_equal(row.poses, fresh)
 
 

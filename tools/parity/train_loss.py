@@ -54,6 +54,14 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
 
     settings = recorded_optimizer.config_of(config["optimizer"])
     tx = optimizer.transform(settings)
+
+    @jax.jit
+    def update(grads: Any, memory: Any, trainable: Any) -> tuple[Any, Any, Any]:
+        direction, memory = tx.update(grads, memory, trainable)
+        trainable = optimizer.apply(trainable, direction, settings.learning_rate)
+        moved = jax.tree.map(lambda a, b: (a - b) / unit, trainable, first)
+        return trainable, memory, moved
+
     trainable, memory = first, tx.init(first)
     kind, unit = dit.KINDS[model["stage"]], config["delta_unit"]
     for k in range(UPDATES):
@@ -61,10 +69,8 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
         yield f"loss{k}", np.asarray(value, np.float32)[None]
         if k == 0:
             yield from _official("grad.", kind, trees.join(grads, frozen), case)
-            yield "grad_norm", np.asarray(optax.tree.norm(grads))[None]
-        direction, memory = tx.update(grads, memory, trainable)
-        trainable = optimizer.apply(trainable, direction, settings.learning_rate)
-        moved = jax.tree.map(lambda a, b: (a - b) / unit, trainable, first)
+            yield "grad_norm", np.asarray(jax.jit(optax.tree.norm)(grads))[None]
+        trainable, memory, moved = update(grads, memory, trainable)
         moved = trees.join(moved, frozen)  # the table counts layers on a whole tree
         yield from _official(f"delta{k + 1}.", kind, moved, case)
 
