@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.training.region_weight = 1.0
     c.training.steps = 20_000
     if size == "tiny":
-        common.steps(c, 100)
+        common.steps(c, 80)
         # Context is two latent frames: five pictures leave nothing to predict.
         c.data.num_frames = 9
         c.training.trainable = "all"

@@ -63,7 +63,7 @@ def test_what_a_user_can_mend_is_one_sentence(words, sentence):
 @pytest.mark.slow
 def test_the_tiny_path_runs_from_data_to_a_sampled_video(tmp_path):
     done = run("tools/tiny_run.py", f"--output={tmp_path}", "--clips=40",
-               "--held_out=4", "--scale=0.01")  # fmt: skip
+               "--held_out=4", "--steps", "3", "2", "4", "2")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     # A codec of 48 coefficients is worth more than 20 dB whatever was learned.

@@ -198,8 +198,12 @@ class VAE:
 
     def encode(self, params: Params, frames: jax.Array) -> jax.Array:
         """Frames [B,F,H,W,3] in -1..1 -> normalised latents [B,f,h,w,z_dim]."""
-        mean, std = self._constants()
-        return (self.moments(params, frames) - mean) / std
+        return self.normalise(self.moments(params, frames))
+
+    def normalise(self, mean: jax.Array) -> jax.Array:
+        """Posterior mean -> latents, of about mean 0 and deviation 1 by channel."""
+        shift, scale = self._constants()
+        return (mean - shift) / scale
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
         """Normalised latents [B,f,h,w,z_dim] -> frames [B,F,H,W,3] in -1..1."""

@@ -128,7 +128,7 @@ def _run_clip(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     for i, (segment, latents, frames_u8) in enumerate(drawn):
         yield f"latents_seg{i}", first(latents[:, CONTEXT_LATENTS if i else 0 :])
         if i == 0:
-            yield "decoded_seg0", first(made.decode(codec_params, latents))
+            yield "decoded_seg0", first(jax.jit(made.decode)(codec_params, latents))
         frames[segment.start : segment.end] = frames_u8[0]
     yield "frames_u8", frames
 
@@ -139,10 +139,19 @@ def _pixel_inputs(
     height, width, _ = arrays["image_u8"].shape
     picture = pixels(jnp.asarray(arrays["image_u8"])[None])
     mask = jnp.asarray(arrays["mask_u8"], jnp.float32)[None] / 255
+
+    @jax.jit
+    def latents(params: Any) -> tuple[jax.Array, jax.Array]:
+        return (
+            codec.reference_latents(made, params, picture, mask),
+            codec.black_latents(made, params, height, width),
+        )
+
+    reference, black = latents(codec_params)
     return Inputs(
         prompt=jnp.asarray(arrays["prompt_embeds"]),
         negative=jnp.asarray(arrays["negative_prompt_embeds"]),
-        reference=codec.reference_latents(made, codec_params, picture, mask),
-        black=codec.black_latents(made, codec_params, height, width),
+        reference=reference,
+        black=black,
         reference_pose_u8=bytes_last(arrays["ref_pose_u8"]),
     )

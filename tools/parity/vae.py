@@ -1,6 +1,6 @@
 """The VAE: every chunk of encoder and decoder, then latents and pictures."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,29 +42,36 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     z = jnp.asarray(last(case.inputs["z"]))
     if "enc_pre_quant" in case.outputs:
         yield from _encoder_chunks(vae, params["encoder"], frames)
-    mean, latents = jax.jit(lambda p, x: (vae.moments(p, x), vae.encode(p, x)))(
-        params, frames
-    )
+    mean = jax.jit(vae.moments)(params, frames)
     yield "mean", first(mean)
-    yield "latents", first(latents)
+    yield "latents", first(vae.normalise(mean))
     if "enc_pre_quant" in case.outputs:
         yield from _decoder_chunks(vae, params, z)
     yield "decoded", first(jax.jit(vae.decode)(params, z))
 
 
-def _kept(network: Any, params: Any, x: jax.Array, past: Any) -> tuple:
-    memory = Memory(past)
-    y, state = network.apply({"params": params}, x, memory, mutable=["intermediates"])
-    return y, memory.kept, state["intermediates"]
+def _chunk_of(network: Any) -> Callable[..., tuple]:
+    """Compiled (params, x, past) -> (output, what the next chunk needs, inside)."""
+
+    @jax.jit
+    def run(params: Any, x: jax.Array, past: Any) -> tuple:
+        memory = Memory(past)
+        y, state = network.apply(
+            {"params": params}, x, memory, mutable=["intermediates"]
+        )
+        return y, memory.kept, state["intermediates"]
+
+    return run
 
 
 def _encoder_chunks(vae: VAE, params: Any, frames: jax.Array) -> Iterator:
     past, outs = None, []
+    chunk = _chunk_of(Encoder(vae.cfg, vae.dtype))
     stride = vae.cfg.temporal_stride
     starts = [0, *range(1, frames.shape[1], stride)]
     for i, start in enumerate(starts):
         x = frames[:, start : 1 if i == 0 else start + stride].astype(vae.dtype)
-        y, past, inside = _kept(Encoder(vae.cfg, vae.dtype), params, x, past)
+        y, past, inside = chunk(params, x, past)
         yield f"enc_conv_in_chunk{i}", first(inside["after_conv_in"][0])
         yield f"enc_mid_chunk{i}", first(inside["after_mid"][0])
         outs.append(y)
@@ -76,10 +83,9 @@ def _decoder_chunks(vae: VAE, params: Any, z: jax.Array) -> Iterator:
     quant = params["post_quant_conv"]
     kernel = jnp.asarray(quant["kernel"][0, 0, 0], vae.dtype)
     x = (z * std + mean).astype(vae.dtype) @ kernel + quant["bias"].astype(vae.dtype)
-    past = None
+    past, chunk = None, _chunk_of(Decoder(vae.cfg, vae.dtype))
     for i in range(z.shape[1]):
         one = x[:, i : i + 1]
-        network = Decoder(vae.cfg, vae.dtype)
-        _, past, inside = _kept(network, params["decoder"], one, past)
+        _, past, inside = chunk(params["decoder"], one, past)
         yield f"dec_mid_chunk{i}", first(inside["after_mid"][0])
         yield f"dec_up0_chunk{i}", first(inside["after_level_0"][0])
