@@ -18,7 +18,7 @@ MODELS = "onetoall_jax/models"
 
 
 class Mistake(NamedTuple):
-    """`old` in a file becomes `new`; the case's first red output must be `first_red`."""
+    """`old` in a file becomes `new`; `first_red` is the first output that differs."""
 
     what: str
     file: str
@@ -118,7 +118,8 @@ MISTAKES = (
         "            s = jnp.mean(y * y, -1, keepdims=True)\n"
         "            h = heads(y, cfg)\n"
         "            t = jnp.mean(h * h, -1, keepdims=True)\n"
-        "            return (heads(n, cfg) * jnp.sqrt(s[..., None] / t)).reshape(n.shape)",
+        "            r = jnp.sqrt(s[..., None] / t)\n"
+        "            return (heads(n, cfg) * r).reshape(n.shape)",
         "dit_wan_h2",
         "block0",
     ),

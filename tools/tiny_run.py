@@ -3,8 +3,8 @@
     python tools/tiny_run.py --output=runs/tiny
     python tools/tiny_run.py --output=runs/long --clips=8000 --steps 800 400 3600 500
 
-Runs the very programs that larger sizes run, as one would by hand, on two CPU cores: the
-first in a quarter of an hour, the second in about an hour and a half.
+Runs the very programs that larger sizes run, as one would by hand. On two CPU cores the
+first takes a quarter of an hour, the second an hour and a half.
 """
 
 import argparse
