@@ -2,10 +2,14 @@
 
     python sample.py --checkpoint=runs/tiny/stage3 \\
         --reference=me.png --driving=dance.mp4 --out=out
+    python sample.py --checkpoint=checkpoints/onetoall \\
+        --config=configs/stage3.py:1_3b \\
+        --reference=me.png --driving=dance.mp4 --out=out
 """
 
 import argparse
 import ast
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,6 +29,19 @@ def _value(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _config(text: str | None) -> dict | None:
+    """ "configs/stage3.py:1_3b" -> its settings as a dictionary."""
+    if text is None:
+        return None
+    path, _, argument = text.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={text}: there is no file {path}.")
+    try:
+        return runpy.run_path(path)["get_config"](argument).to_dict()
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--config={text}: {error}.") from error
+
+
 def _progress(done: int, total: int, left_s: float) -> None:
     print(f"{done} of {total} frames, {left_s:.0f} s left", file=sys.stderr, flush=True)
 
@@ -42,6 +59,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="must not exist")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a run")
+    parser.add_argument("--config", help="settings instead of the checkpoint's")
     parser.add_argument("--reference_keypoints", type=Path, help=".npz")
     parser.add_argument("--driving_keypoints", type=Path, help=".npz")
     parser.add_argument("--height", type=int)
@@ -64,6 +82,7 @@ def main(argv: list[str]) -> None:
         driving_keypoints=args.driving_keypoints,
         size=(args.height, args.width) if args.height else None,
         overrides=dict(_value(text) for text in args.set),
+        run=_config(args.config),
         progress=_progress,
     )
     print(f"{report['frames']} frames in {args.out}")

@@ -36,7 +36,14 @@ def base(stage: int, size: str) -> ConfigDict:
     c.sampling = ConfigDict(dict(steps=30, shift=7.0, segment_frames=29, seed=42))
     c.sampling.short_side = 576 if size == "14b" else 384
     c.codec = ConfigDict(dict(kind="wan_vae", params="checkpoints/vae"))
-    c.text = ConfigDict(dict(length=226, embedding="checkpoints/empty_prompt.npy"))
+    c.text = ConfigDict(
+        dict(
+            length=226,
+            sampling_length=512,
+            embedding="checkpoints/empty_prompt.npy",
+            negative="checkpoints/negative_prompt.npy",
+        )
+    )
     if size == "tiny":
         _shrink(c)
     return c

@@ -104,6 +104,8 @@ def examine(
     relative = str(source.relative_to(folder))
     try:
         made, keypoints = _examined(source, relative, config)
+    except detect.NoPersonError:
+        made, keypoints = [Found(relative, 0, 1, "no person")], None
     except UserError as error:
         made, keypoints = [Found(relative, 0, 0, str(error))], None
     if keypoints is not None:

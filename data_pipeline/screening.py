@@ -60,7 +60,8 @@ def measure(
     score = points[..., 2]
     visible = score[:, BODY] > VISIBLE
     seen = visible.any(axis=1)
-    y = np.where(visible, points[:, BODY, 1], np.nan)
+    inside = np.clip(points[:, BODY, 1], 0, survey.height)  # detectors guess on
+    y = np.where(visible, inside, np.nan)
     heights = [np.ptp(row[~np.isnan(row)]) for row in y if not np.isnan(row).all()]
     hands = np.minimum(score[:, LEFT_HAND].mean(1), score[:, RIGHT_HAND].mean(1))
     return Measures(

@@ -1,5 +1,7 @@
 """Every configuration builds into the settings that the rooms read."""
 
+import dataclasses
+
 import pytest
 
 from configs import sizes, stage0, stage1, stage2, stage3
@@ -13,11 +15,20 @@ STAGES = (stage0, stage1, stage2, stage3)
 BUILT = [(k, s) for k in range(4) for s in sizes.NAMES if k or s == "tiny"]
 
 
+def assert_no_chance_above(released, ours):
+    """Thousands of clips instead of millions: most must teach the task itself."""
+    for name, chance in dataclasses.asdict(ours).items():
+        assert 0 <= chance <= getattr(released, name)
+
+
 @pytest.mark.parametrize(("stage", "size"), BUILT)
 def test_a_configuration_builds(stage, size):
     made = settings.build(STAGES[stage].get_config(size).to_dict())
     data = config.build(DataConfig, made.data, "config.data")
-    assert data.augment == stage_defaults(stage)
+    if size == "tiny":
+        assert_no_chance_above(stage_defaults(stage), data.augment)
+    else:
+        assert data.augment == stage_defaults(stage)
     assert bool(made.model.reference_layers) == (stage > 0)
     assert bool(made.model.pose_layers) == (stage > 1)
     released = {"1_3b": 2_210_576_224, "14b": 18_782_035_296}

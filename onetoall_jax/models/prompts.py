@@ -1,22 +1,33 @@
-"""Prompt embeddings that need no text encoder."""
+"""Prompt embeddings as files, so that neither training nor sampling loads umT5."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+
+from onetoall_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """Where prompt embeddings come from.
 
+    Each file holds [n, text_dim] as the text encoder gives it; None is the fixed
+    embedding of the tiny size.
+
     Attributes:
-      length: rows of a prompt, zero padding included; training 226, sampling 512.
-      embedding: file of the stored empty-prompt embedding [n, text_dim] (.npy), as
-        the text encoder gives it; None is the fixed one of the tiny size.
+      length: rows of the prompt in training, zero padding included.
+      sampling_length: rows in sampling; 0 takes as many as training.
+      embedding: file of the empty prompt, the only one in training.
+      prompt: file of the prompt to sample with; None takes the empty one.
+      negative: file of the prompt to be guided away from; None takes the empty one.
     """
 
     length: int = 226
+    sampling_length: int = 0
     embedding: str | None = None
+    prompt: str | None = None
+    negative: str | None = None
 
 
 def constant_prompt(length: int, text_dim: int) -> np.ndarray:
@@ -29,16 +40,40 @@ def constant_prompt(length: int, text_dim: int) -> np.ndarray:
     return rows
 
 
-def empty_prompt(
-    config: TextConfig, text_dim: int, length: int | None = None
-) -> np.ndarray:
-    """Embedding [length, text_dim] of the empty prompt, padded with zero rows.
+def rows(file: str | None, length: int, text_dim: int) -> np.ndarray:
+    """Embedding [length, text_dim] of a file, padded with zero rows.
 
-    Args:
-      length: instead of the config's; sampling uses a longer one than training.
+    Raises:
+      UserError: no such file, or rows of another width.
     """
-    rows = length or config.length
-    if config.embedding is None:
-        return constant_prompt(rows, text_dim)
-    stored = np.load(config.embedding, allow_pickle=False).astype(np.float32)[:rows]
-    return np.pad(stored, ((0, rows - len(stored)), (0, 0)))
+    if file is None:
+        return constant_prompt(length, text_dim)
+    if not Path(file).is_file():
+        raise UserError(
+            f"There is no prompt embedding {file}: make it with "
+            f"`python -m onetoall_jax.pipelines.embed --text=TEXT --out={file}`."
+        )
+    try:
+        stored = np.load(file, allow_pickle=False).astype(np.float32)
+    except ValueError as error:
+        raise UserError(f"{file} is no prompt embedding (.npy).") from error
+    if stored.ndim != 2 or stored.shape[1] != text_dim:
+        raise UserError(
+            f"{file} holds {stored.shape}, but the model reads rows of {text_dim}."
+        )
+    return np.pad(stored[:length], ((0, max(0, length - len(stored))), (0, 0)))
+
+
+def for_training(config: TextConfig, text_dim: int) -> np.ndarray:
+    """The empty prompt, [length, text_dim]."""
+    return rows(config.embedding, config.length, text_dim)
+
+
+def for_sampling(config: TextConfig, text_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """(prompt, negative prompt), each [sampling_length, text_dim]."""
+    length = config.sampling_length or config.length
+    prompt, negative = (
+        rows(file or config.embedding, length, text_dim)
+        for file in (config.prompt, config.negative)
+    )
+    return prompt, negative

@@ -47,16 +47,23 @@ class Animator(NamedTuple):
     canvas_side: int
 
 
-def load(checkpoint: Path, overrides: Mapping[str, Any] | None = None) -> Animator:
-    """Reads a run or one of its steps.
+def load(
+    checkpoint: Path,
+    overrides: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> Animator:
+    """Reads a run, one of its steps, or converted parameters.
 
     Args:
-      overrides: values of SamplingConfig that replace the stored ones.
+      overrides: values of SamplingConfig that replace the others.
+      run: settings of a run (a config file's dictionary) to use instead of those stored
+        with the checkpoint; the network's sizes stay the checkpoint's. Converted
+        parameters have none of their own.
     Raises:
       UserError: no checkpoint, or one of another kind or size.
     """
     folder = Path(checkpoint)
-    settings = run_settings.build(parameters.settings(folder))
+    settings = _settings(folder, run)
     changed = {**config.to_dict(settings.sampling), **(overrides or {})}
     sampling = config.build(type(settings.sampling), changed, "sampling")
     codec = codecs.build(settings.codec, settings.model.patch)
@@ -71,6 +78,18 @@ def load(checkpoint: Path, overrides: Mapping[str, Any] | None = None) -> Animat
     sampler = Sampler(functions, codec, sampling)
     side = settings.data["canvas_side"]
     return Animator(settings, codec, sampler, params, codec_params, side)
+
+
+def _settings(folder: Path, run: Mapping[str, Any] | None) -> RunSettings:
+    stored = parameters.settings(folder)
+    if run is not None:
+        return run_settings.build({**run, "model": stored["model"]})
+    if "codec" not in stored:
+        raise UserError(
+            f"{folder} holds parameters without the settings of a run: name them, for "
+            "example --config=configs/stage3.py:1_3b."
+        )
+    return run_settings.build(stored)
 
 
 def inputs(
@@ -89,13 +108,15 @@ def inputs(
     clips, height, width, _ = reference_u8.shape
     pixels = jnp.asarray(reference_u8, jnp.float32) / 255 * 2 - 1
     table = guidance.table(animator.sampler.config)
-    empty = prompts.empty_prompt(settings.text, settings.model.text_dim)
-    prompt = jnp.broadcast_to(empty, (clips, *empty.shape))
+    prompt, negative = (
+        jnp.broadcast_to(rows, (clips, *rows.shape))
+        for rows in prompts.for_sampling(settings.text, settings.model.text_dim)
+    )
     black = any(row.reference == guidance.BLACK for row in table)
     has_pose = settings.model.pose_layers > 0
     return Inputs(
         prompt=prompt,
-        negative=prompt,
+        negative=negative,
         reference=codecs.reference_latents(
             codec, animator.codec_params, pixels, jnp.asarray(mask, jnp.float32)
         )
@@ -220,6 +241,7 @@ def animate(
     driving_keypoints: Path | None = None,
     size: tuple[int, int] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     environment: Path = detect.DEFAULT_ENVIRONMENT,
     progress: Progress = lambda done, total, left_s: None,
 ) -> dict[str, Any]:
@@ -230,6 +252,7 @@ def animate(
 
     Args:
       driving: a video, a picture (image pose transfer) or key points (.npz).
+      overrides, run: see `load`.
       reference_keypoints, driving_keypoints: .npz files instead of detection.
       progress: called with frames done, frames in all and seconds left.
     Raises:
@@ -240,7 +263,7 @@ def animate(
         raise UserError(f"{out} exists already: choose another folder or remove it.")
     started = time.monotonic()
     picture = media.read_image(reference)
-    animator = load(checkpoint, overrides)
+    animator = load(checkpoint, overrides, run)
     sound = _checked_sound(driving)
     prepared = prepare(
         picture,

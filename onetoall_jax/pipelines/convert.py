@@ -119,6 +119,8 @@ def convert(
         for name in progress(opened.leaves, len(opened.leaves))
     )
     settings = {"kind": opened.kind, "model": config.to_dict(opened.sizes)}
+    if init is None and parameters.is_ours(source):
+        settings = parameters.settings(source)
     parameters.save(target, leaves, settings)
     return opened.said
 

@@ -157,7 +157,7 @@ def _state(
 
 
 def _fixed(settings: RunSettings, codec: Codec, mesh: Mesh) -> Fixed:
-    text = prompts.empty_prompt(settings.text, settings.model.text_dim)
+    text = prompts.for_training(settings.text, settings.model.text_dim)
     return Fixed(
         codec=start.codec_params(codec, settings.codec, mesh),
         text=jax.device_put(text, rules.whole(mesh)),

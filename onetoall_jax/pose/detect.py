@@ -26,6 +26,10 @@ _PACKAGES = ("mediapipe==0.10.21",)
 _SURE = 0.3
 
 
+class NoPersonError(UserError):
+    """Nobody was found in a file that could be read."""
+
+
 def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     """Key points of a video or picture; an .npz file is read, anything else detected.
 
@@ -33,7 +37,8 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     start); how many, is printed.
 
     Raises:
-      UserError: no detector installed, no person anywhere, or an unreadable file.
+      UserError: no detector installed, or an unreadable file.
+      NoPersonError: nobody in any frame.
     """
     source = Path(source)
     if source.suffix == ".npz":
@@ -41,7 +46,7 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     found = _detect(source, environment.expanduser())
     seen = np.asarray((found.keypoints[:, :17, 2] > _SURE).any(axis=1))
     if not seen.any():
-        raise UserError(
+        raise NoPersonError(
             f"No person was found in {source}: give key points from a file (.npz)."
         )
     if not seen.all():
