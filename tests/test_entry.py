@@ -16,7 +16,12 @@ ENTRIES = (
     "tools/tiny_run.py",
     "tools/verify_parity.py",
 )
-MODULES = ("data_pipeline.synthetic", "onetoall_jax.pose.detect")
+MODULES = (
+    "data_pipeline.synthetic",
+    "data_pipeline.prepare",
+    "onetoall_jax.pose.detect",
+    "onetoall_jax.pipelines.embed",
+)
 
 
 def run(*words):

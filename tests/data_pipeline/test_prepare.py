@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipeline import builder, prepare, survey
-from data_pipeline.prepare import Found, PrepareConfig
-from data_pipeline.screening import Measures, ScreenConfig, reason
+from data_pipeline import builder
+from data_pipeline.prepare import run, survey
+from data_pipeline.prepare.run import Found, PrepareConfig
+from data_pipeline.prepare.screening import Measures, ScreenConfig, reason
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import files
@@ -93,7 +94,7 @@ def test_neighbours_in_a_shot_are_not_duplicates_but_copies_are():
     def clip(source, first, mark):
         return Found(source, first, first + 9, None, Measures(1, 1, 1, 1, 1, mark))
 
-    made = prepare.without_duplicates(
+    made = run.without_duplicates(
         [clip("a", 0, 0b1), clip("a", 9, 0b1), clip("b", 0, 0b11), clip("c", 0, 255)],
         bits=2,
     )
@@ -116,7 +117,7 @@ def test_folder_to_rows(tmp_path):
         lossless=True,
         screen=screen(shot_change=0.2),
     )
-    made = prepare.prepare(source, out, config, workers=1)
+    made = run.prepare(source, out, config, workers=1)
     kept = [(m.source, m.first, m.end) for m in made if m.reason is None]
     assert kept == [("a.mp4", 0, 10), ("a.mp4", 10, 17), ("a.mp4", 17, 24),
                     ("still.png", 0, 1)]  # fmt: skip
@@ -134,7 +135,7 @@ def test_folder_to_rows(tmp_path):
     assert page.count("<img") == 5 and "duplicate of a.mp4, frame 0" in page
     assert not out.with_name("out.work").exists()
     with pytest.raises(UserError, match="already holds a data set"):
-        prepare.prepare(source, out, config, workers=1)
+        run.prepare(source, out, config, workers=1)
 
 
 def test_examined_files_are_not_examined_again(tmp_path, monkeypatch):
@@ -142,9 +143,9 @@ def test_examined_files_are_not_examined_again(tmp_path, monkeypatch):
     footage(source, "a", scene(1, 10))
     work.mkdir()
     config = PrepareConfig(screen=screen())
-    first = prepare.examine(source, work, config, source / "a.mp4")
+    first = run.examine(source, work, config, source / "a.mp4")
     monkeypatch.setattr(survey, "survey", None)
-    assert prepare.examine(source, work, config, source / "a.mp4") == first
+    assert run.examine(source, work, config, source / "a.mp4") == first
 
 
 def test_key_points_of_another_length_are_refused(tmp_path):
@@ -152,7 +153,7 @@ def test_key_points_of_another_length_are_refused(tmp_path):
     footage(source, "a", scene(1, 10), person(7))
     work.mkdir()
     config = PrepareConfig(screen=screen())
-    (found,) = prepare.examine(source, work, config, source / "a.mp4")
+    (found,) = run.examine(source, work, config, source / "a.mp4")
     assert found.reason == "a.mp4 has 10 frames but key points for 7."
 
 
@@ -161,5 +162,5 @@ def test_nothing_good_enough_says_why_and_writes_nothing(tmp_path):
     footage(source, "a", scene(1, 10))
     config = PrepareConfig(screen=screen(sharpness=1e9))
     with pytest.raises(UserError, match="good enough to train on: 1 x blurred"):
-        prepare.prepare(source, out, config, workers=1)
+        run.prepare(source, out, config, workers=1)
     assert not out.exists()

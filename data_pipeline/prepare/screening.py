@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.survey import Survey
+from data_pipeline.prepare.survey import Survey
 from onetoall_jax.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, VISIBLE
 
 

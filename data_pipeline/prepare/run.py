@@ -1,15 +1,5 @@
-"""From a folder of footage to a data set.
+"""Surveys, screens and stores; finished files are noted, so a killed run goes on."""
 
-    python -m data_pipeline.prepare --input=footage --output=runs/footage
-
-Every video and picture under the folder is surveyed, cut at shot changes, given key
-points, screened and stored. Key points come from an `.npz` file of the same name beside
-the footage where there is one, else from the offline detector. Killed, it goes on where
-it stood: each finished file is noted in OUTPUT.work, and the set appears when it is
-whole. Text on screen is not looked for, so that the text mask keeps everything.
-"""
-
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +16,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline import builder, preparation_report, screening, survey
+from data_pipeline import builder
 from data_pipeline.builder import Clip
 from data_pipeline.drawing import draw_poses
-from data_pipeline.screening import Measures, ScreenConfig
-from onetoall_jax import errors, media
+from data_pipeline.prepare import report, screening, survey
+from data_pipeline.prepare.screening import Measures, ScreenConfig
+from onetoall_jax import media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import detect
 
@@ -295,7 +285,7 @@ def prepare(
             for name, part in splits.items()
         },
     )
-    preparation_report.write(output / "report", folder, made)
+    report.write(output / "report", folder, made)
     shutil.rmtree(work)
     return made
 
@@ -312,45 +302,3 @@ def split(kept: list[Found], test_every: int) -> dict[str, list[Found]]:
         )
     chosen = set(test)
     return {"train": [c for c in kept if c not in chosen], "test": test}
-
-
-@errors.reported
-def main(argv: list[str]) -> None:
-    """Prepares a folder."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--input", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    _flags(parser, PrepareConfig, ("screen",))
-    _flags(parser, ScreenConfig)
-    args = vars(parser.parse_args(argv))
-    screen = ScreenConfig(**_taken(args, ScreenConfig))
-    config = PrepareConfig(**_taken(args, PrepareConfig), screen=screen)
-    made = prepare(args["input"], args["output"], config, args["workers"])
-    kept = sum(c.reason is None for c in made)
-    print(f"{kept} clips kept, {len(made) - kept} left out; {args['output']}/report")
-
-
-def _flags(
-    parser: argparse.ArgumentParser, cls: type, without: tuple[str, ...] = ()
-) -> None:
-    for field in dataclasses.fields(cls):
-        if field.name in without:
-            continue
-        if isinstance(field.default, bool):
-            parser.add_argument(f"--{field.name}", action="store_true")
-        else:
-            parser.add_argument(
-                f"--{field.name}", type=type(field.default), default=field.default
-            )
-
-
-def _taken(args: dict[str, Any], cls: type) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {n: v for n, v in args.items() if n in names}
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -23,7 +23,7 @@ _STYLE = (
 
 
 class Entry(Protocol):
-    """A clip of a source file, as `prepare.Found` describes it."""
+    """A clip of a source file, as `run.Found` describes it."""
 
     @property
     def source(self) -> str: ...

@@ -1,0 +1,1 @@
+"""From footage to a data set: `python -m data_pipeline.prepare`."""
