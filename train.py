@@ -7,7 +7,7 @@ metrics, checkpoints. Started again with the same settings, it goes on where it 
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from onetoall_jax import config, errors
@@ -26,6 +26,7 @@ _MULTIHOST = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Reads settings, wires the rooms together, trains."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
     if _CONFIG.value is None:
         raise errors.UserError("Give --config=configs/stage1.py:tiny or another one.")
     settings = run_settings.build(_CONFIG.value.to_dict())

@@ -4,9 +4,11 @@ On disk: `params` (Orbax) and `settings.json`. A run, or one step of it, is read
 just as well.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -167,7 +169,8 @@ def stored(folder: Path) -> Tree:
     """
     item = _item(Path(folder).resolve())
     try:
-        tree = ocp.PyTreeCheckpointer().metadata(item).item_metadata.tree
+        with _quiet():
+            tree = ocp.PyTreeCheckpointer().metadata(item).item_metadata.tree
         return trees.unflatten(
             {
                 name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
@@ -176,6 +179,18 @@ def stored(folder: Path) -> Tree:
         )
     except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(folder) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warning that one item of a checkpoint is no whole one."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def check(folder: Path, have: Tree, expected: Tree) -> None:
