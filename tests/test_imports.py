@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "axes": PLAIN,
     "trees": PLAIN,
     "rng": PLAIN,
-    "models": LEAVES,
+    "models": LEAVES | {"lora"},
     "flow": LEAVES,
     "lora": LEAVES,
     "sharding": LEAVES,

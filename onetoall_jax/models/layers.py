@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from onetoall_jax import axes
+from onetoall_jax import axes, lora
 
 Initializer = Callable[..., Any]
 
@@ -31,7 +31,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias on the last axis.
+    """x @ kernel + bias on the last axis, and an adapter's share where one is given.
 
     Attributes:
       features: width of the output.
@@ -50,7 +50,15 @@ class Dense(nn.Module):
         init = nn.initializers.zeros if self.zero_init else uniform_fan_in(fan_in)
         kernel = self.param("kernel", named(init, *self.names), (fan_in, self.features))
         bias = self.param("bias", named(init, axes.NORM), (self.features,))
-        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        y = x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        if not self.has_variable("params", lora.DOWN):
+            return y
+        adapter: dict[str, jax.Array] = {
+            name: self.get_variable("params", name).astype(self.dtype)
+            for name in (lora.DOWN, lora.UP, lora.SCALE)
+        }
+        share = (x @ adapter[lora.DOWN]) @ adapter[lora.UP]
+        return y + adapter[lora.SCALE] * share
 
 
 class RMSNorm(nn.Module):

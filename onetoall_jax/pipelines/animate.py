@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onetoall_jax import config, media
+from onetoall_jax import config, lora, media, trees
 from onetoall_jax.alignment import fit
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
@@ -23,6 +23,7 @@ from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
 from onetoall_jax.pipelines import settings as run_settings
+from onetoall_jax.pipelines import start
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.pose import detect, draw
 from onetoall_jax.pose.files import Track
@@ -67,7 +68,7 @@ def load(
     changed = {**config.to_dict(settings.sampling), **(overrides or {})}
     sampling = config.build(type(settings.sampling), changed, "sampling")
     codec = codecs.build(settings.codec, settings.model.patch)
-    params = parameters.load(folder, onetoall.abstract(settings.model))
+    params = _params(folder, settings)
     codec_params = nn.meta.unbox(jax.eval_shape(codec.init, jax.random.key(0)))
     if jax.tree.leaves(codec_params):
         if settings.codec.params is None:
@@ -78,6 +79,17 @@ def load(
     sampler = Sampler(functions, codec, sampling)
     side = settings.data["canvas_side"]
     return Animator(settings, codec, sampler, params, codec_params, side)
+
+
+def _params(folder: Path, settings: RunSettings) -> Any:
+    """Parameters to draw with; adapters are merged into the base they were made for."""
+    if not settings.lora.rank:
+        return parameters.load(folder, onetoall.abstract(settings.model))
+    whole = nn.meta.unbox(start.boxed(settings.model, settings.lora))
+    mine, base = trees.split(whole, lora.ALL)
+    adapters = parameters.load(folder, mine)
+    params = parameters.load(Path(settings.init_from), base)
+    return jax.jit(lambda a, b: lora.merge(trees.join(a, b)))(adapters, params)
 
 
 def _settings(folder: Path, run: Mapping[str, Any] | None) -> RunSettings:

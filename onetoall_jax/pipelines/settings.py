@@ -6,6 +6,7 @@ from typing import Any
 
 from onetoall_jax import config
 from onetoall_jax.errors import UserError
+from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.models.prompts import TextConfig
 from onetoall_jax.models.settings import ModelConfig
@@ -25,8 +26,9 @@ class RunSettings:
       data: settings of the input pipeline, whose room reads them itself.
       sampling: of the sample videos; also what `sample.py` uses with a checkpoint.
       init_from: checkpoint that the run starts from, of this stage or the one before;
-        "scratch" draws the base anew.
+        "scratch" draws the base anew. With adapters it is their base, and stays needed.
       init_command: what makes that checkpoint, for the message when it is missing.
+      lora: adapters to train instead of the network; rank 0 is none.
       recipe: "default", or "release" for the released code's way in every option.
     """
 
@@ -40,6 +42,7 @@ class RunSettings:
     mesh: MeshConfig = MeshConfig()
     init_from: str = SCRATCH
     init_command: str = ""
+    lora: LoraConfig = LoraConfig()
     recipe: str = "default"
 
 

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from onetoall_jax import config
+from onetoall_jax import config, lora, trees
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
+from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import grow, onetoall
 from onetoall_jax.models.codec import Codec, CodecConfig
 from onetoall_jax.models.settings import ModelConfig
@@ -21,15 +22,21 @@ from onetoall_jax.training import stages
 Params = Any
 
 
-def places(cfg: ModelConfig, mesh: Mesh) -> Params:
-    """Shardings of a network's parameters."""
-    boxed = jax.eval_shape(functools.partial(onetoall.init, cfg), jax.random.key(0))
-    return rules.shardings(boxed, mesh)
+def boxed(cfg: ModelConfig, adapters: LoraConfig | None = None) -> Params:
+    """Abstract parameters of a network, with logical names; adapters of rank > 0."""
+
+    def init(key: jax.Array) -> Params:
+        made = onetoall.init(cfg, key)
+        if adapters is not None and adapters.rank:
+            made = lora.extend(made, adapters, key)
+        return made
+
+    return jax.eval_shape(init, jax.random.key(0))
 
 
-def abstract(cfg: ModelConfig, mesh: Mesh) -> Params:
-    """Shapes, types and shardings of a network's parameters."""
-    return jax.tree.map(_placed, onetoall.abstract(cfg), places(cfg, mesh))
+def abstract(boxed: Params, mesh: Mesh) -> Params:
+    """Shapes, types and shardings of plain parameters."""
+    return jax.tree.map(_placed, nn.meta.unbox(boxed), rules.shardings(boxed, mesh))
 
 
 def _placed(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
@@ -48,14 +55,29 @@ def check(settings: RunSettings) -> None:
 def params(settings: RunSettings, mesh: Mesh) -> Params:
     """Parameters before the first step, straight in their shards.
 
-    Drawn anew for "scratch", else read; those of the stage before are grown.
+    Drawn anew for "scratch", else read; those of the stage before are grown, and
+    adapters are added.
 
     Raises:
       UserError: the start cannot be read or is of another size.
     """
-    cfg = settings.model
     key = jax.random.key(settings.training.seed)
-    where = places(cfg, mesh)
+    base = _base(settings, mesh, key)
+    if not settings.lora.rank:
+        return base
+    whole = boxed(settings.model, settings.lora)
+    where = rules.shardings(trees.split(whole, lora.ALL)[0], mesh)
+
+    def adapters(key: jax.Array) -> Params:
+        made = lora.extend(onetoall.init(settings.model, key), settings.lora, key)
+        return trees.split(nn.meta.unbox(made), lora.ALL)[0]
+
+    return trees.join(base, jax.jit(adapters, out_shardings=where)(key))
+
+
+def _base(settings: RunSettings, mesh: Mesh, key: jax.Array) -> Params:
+    cfg = settings.model
+    where = rules.shardings(boxed(cfg), mesh)
     if settings.init_from == SCRATCH:
 
         def fresh(key: jax.Array) -> Params:
@@ -64,7 +86,11 @@ def params(settings: RunSettings, mesh: Mesh) -> Params:
         return jax.jit(fresh, out_shardings=where)(key)
     path = Path(settings.init_from)
     before = config.build(ModelConfig, parameters.settings(path)["model"], "model")
-    old = parameters.load(path, abstract(before, mesh))
+    if settings.lora.rank and before != cfg:
+        raise UserError(
+            f"Adapters need a base of their own size: {path} is {before}, not {cfg}."
+        )
+    old = parameters.load(path, abstract(boxed(before), mesh))
     try:
         grown = functools.partial(grow.grow, cfg_from=before, cfg_to=cfg)
         return jax.jit(lambda p, k: grown(p, key=k), out_shardings=where)(old, key)

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from onetoall_jax import config, trees
+from onetoall_jax import config, lora, trees
 from onetoall_jax.checkpoints.state import Store, check_owner, claim
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
@@ -87,7 +88,7 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
         config=training,
         step=lambda state, batch, knobs: step(state, fixed, batch, knobs),
         place=functools.partial(place, mesh=mesh),
-        save=lambda step, state: store.save(step, *split(state), stored),
+        save=lambda step, state: store.save(step, *kept(settings, state), stored),
         work=functools.partial(work, settings, codec.geometry),
         clips=lambda batch: len(batch["frames_u8"]) * hosts.count(),
         peak=_peak(mesh),
@@ -130,6 +131,12 @@ def join(params: Any, rest: Mapping[str, Any], patterns: tuple[str, ...]) -> Tra
     )
 
 
+def kept(settings: RunSettings, made: TrainState) -> tuple[Any, dict[str, Any]]:
+    """What a checkpoint holds of a state: with adapters, nothing of their base."""
+    params, rest = split(made)
+    return (trees.split(params, lora.ALL)[0] if settings.lora.rank else params), rest
+
+
 def _state(
     settings: RunSettings, mesh: Mesh, store: Store
 ) -> tuple[TrainState, TrainState]:
@@ -144,8 +151,9 @@ def _state(
         seed=training.seed,
         ema=training.optimizer.ema_decay > 0,
     )
-    shapes = jax.eval_shape(create, onetoall.abstract(settings.model))
-    places = start.places(settings.model, mesh)
+    boxed = start.boxed(settings.model, settings.lora)
+    shapes = jax.eval_shape(create, nn.meta.unbox(boxed))
+    places = rules.shardings(boxed, mesh)
     where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
     if store.latest() is None:
         params = start.params(settings, mesh)
@@ -153,7 +161,11 @@ def _state(
     target = jax.tree.map(
         lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
     )
-    return join(*store.restore(*split(target)), patterns), where
+    params, rest = store.restore(*kept(settings, target))
+    if settings.lora.rank:
+        base = trees.split(start.params(settings, mesh), lora.ALL)[1]
+        params = trees.join(params, base)
+    return join(params, rest, patterns), where
 
 
 def _fixed(settings: RunSettings, codec: Codec, mesh: Mesh) -> Fixed:

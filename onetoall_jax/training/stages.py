@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from onetoall_jax import trees
+from onetoall_jax import lora, trees
 from onetoall_jax.errors import UserError
 
 Params = Any
@@ -35,6 +35,7 @@ TRAINABLE = {
     "stage3": _ANIMATION,
     # A small base learns its modulation late: the release's set and what steers it.
     "stage2_and_modulation": _ANIMATION + _MODULATION,
+    "lora": lora.TRAINED,
 }
 
 

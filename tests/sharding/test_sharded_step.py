@@ -69,7 +69,7 @@ def assert_sharded_equals_single(cfg, stage, grid):
     given, text = example(cfg), jnp.ones((8, 3, cfg.text_dim))
     split = trees.split(params, patterns)
     loss, grads = gradient(cfg, patterns)(*split, text, given)
-    placed = jax.device_put(params, start.places(cfg, grid))
+    placed = jax.device_put(params, rules.shardings(start.boxed(cfg), grid))
     spread = jax.device_put((text, given), rules.batch(grid))
     with mesh.use(grid, rules.RULES):
         ours = gradient(cfg, patterns)(*trees.split(placed, patterns), *spread)
