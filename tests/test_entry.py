@@ -13,6 +13,7 @@ ENTRIES = (
     "train.py",
     "sample.py",
     "tools/convert_torch_weights.py",
+    "tools/lora.py",
     "tools/tiny_run.py",
     "tools/verify_parity.py",
 )

@@ -95,7 +95,10 @@ def _params(folder: Path, settings: RunSettings) -> Any:
 def _settings(folder: Path, run: Mapping[str, Any] | None) -> RunSettings:
     stored = parameters.settings(folder)
     if run is not None:
-        return run_settings.build({**run, "model": stored["model"]})
+        own = ("model", "lora", "init_from")
+        return run_settings.build(
+            {**run, **{name: stored[name] for name in own if name in stored}}
+        )
     if "codec" not in stored:
         raise UserError(
             f"{folder} holds parameters without the settings of a run: name them, for "
