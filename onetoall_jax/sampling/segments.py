@@ -120,6 +120,11 @@ def _check(config: SamplingConfig, geometry: Geometry) -> None:
         lengths += config.final_lengths
     for frames in (*lengths, config.overlap):
         geometry.latent_frames(frames)
+    if max(lengths) > config.segment_frames:
+        raise UserError(
+            f"sampling.final_lengths has {max(lengths)}, but no segment may be longer "
+            f"than sampling.segment_frames={config.segment_frames}."
+        )
     if config.overlap >= min(lengths):
         raise UserError(
             f"sampling.overlap={config.overlap} leaves nothing new in a segment of "

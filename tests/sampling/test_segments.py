@@ -75,6 +75,7 @@ def test_calls_take_equal_lengths_and_at_most_two_sizes():
         ({"plan": "best"}, "'best' is unknown"),
         ({"segment_frames": 80}, "give 77 or 81"),
         ({"segment_frames": 5}, "leaves nothing new"),
+        ({"plan": "release", "segment_frames": 65}, "no segment may be longer"),
         ({"overlap": 9}, "give 5"),
         ({"segments_per_call": -1}, "0 for all"),
     ],
