@@ -1,0 +1,52 @@
+"""One person's points relative to the frame, as alignment compares and moves them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from onetoall_jax.pose.keypoints import COUNT, FACE, LEFT_HAND, RIGHT_HAND, Pose
+
+# The 18 drawn body points, then left and right toe; each the mean of two entries.
+_PAIR_A = (0, 6, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3, 17, 20)
+_PAIR_B = (0, 5, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3, 18, 21)
+DRAWN = 18
+
+
+class Person(NamedTuple):
+    """Points x, y (0..1 inside the frame) and score, float64.
+
+    Attributes:
+      body: [20,3], the drawn 18 in their order, then left and right toe.
+      face: [68,3]; hands: [2,21,3] in the order in which they are drawn.
+    """
+
+    body: np.ndarray
+    face: np.ndarray
+    hands: np.ndarray
+
+    @property
+    def pose(self) -> Pose:
+        """As drawn: every body point with a positive score."""
+        body = self.body[:DRAWN]
+        return Pose(
+            body[:, :2],
+            body[:, 2],
+            body[:, 2] > 0,
+            self.hands[..., :2],
+            self.hands[..., 2],
+            self.face[:, :2],
+            self.face[:, 2],
+        )
+
+
+def from_keypoints(keypoints: np.ndarray, height: int, width: int) -> Person:
+    """A person of [133,3] points in pixels; the right hand is drawn first.
+
+    Source: section 3 of the released preprocessing page.
+    """
+    if keypoints.shape != (COUNT, 3):
+        raise ValueError(f"key points are {keypoints.shape}, not ({COUNT}, 3)")
+    points = keypoints.astype(np.float32) / np.array((width, height, 1), np.float32)
+    body = (points[list(_PAIR_A)] + points[list(_PAIR_B)]) / 2
+    hands = np.stack([points[RIGHT_HAND], points[LEFT_HAND]])
+    return Person(*(p.astype(np.float64) for p in (body, points[FACE], hands)))

@@ -1,0 +1,315 @@
+"""Driving poses given the proportions of the reference, both ways of the release."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from onetoall_jax.alignment.person import Person
+
+_LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
+    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
+    (13, 18), (10, 19),
+)  # fmt: skip
+_TWINS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (17, 18))
+_EYES_AND_EARS = ((13, 15), (14, 16))
+_FULL, _THREE_QUARTERS, _HALF = 2, 1, 0
+_TINY = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class RetargetConfig:
+    """The release's slips, each with what was meant; the defaults are the release's.
+
+    Attributes:
+      sure: score from which a joint's proportion counts (towards the driving person).
+      foot_on_ground: compare feet with feet; the release compares the driving ankle
+        with the middle of the reference's foot.
+      first_frame_shift: move frame 0 alone to the anchor's place.
+      same_side_hands: a hand follows the arm of its own side; the release moves the
+        other one's points.
+      hand_threshold: score below which a point of a hand is dropped.
+    """
+
+    sure: float = 0.9
+    foot_on_ground: bool = False
+    first_frame_shift: bool = True
+    same_side_hands: bool = False
+    hand_threshold: float = 0.4
+
+
+def scale_face(face: np.ndarray, other: np.ndarray, nose: np.ndarray) -> np.ndarray:
+    """[68,3] with the proportions of another face and its tip at `nose` [2].
+
+    Source: section 6.2 of the released preprocessing page.
+    """
+    f, g = face[:, :2], other[:, :2]
+
+    def stretch(i: int, j: int) -> float:
+        own = np.linalg.norm(f[i] - f[j])
+        return float(np.linalg.norm(g[i] - g[j]) / own) if own > _TINY else 1.0
+
+    eyes = f[36:42].mean(axis=0), f[42:48].mean(axis=0)
+    middle = np.mean([*eyes, f[30], f[48], f[54]], axis=0)
+    made = face.copy()
+    points = middle + (f - middle) * (stretch(36, 45), stretch(27, 8))
+    made[:, :2] = points + nose - points[30]
+    return made
+
+
+# --- towards the reference -----------------------------------------------------------
+
+
+def to_reference(
+    driving: Sequence[Person],
+    reference: Person,
+    anchor: int,
+    driving_size: tuple[int, int],
+    reference_size: tuple[int, int],
+    config: RetargetConfig = RetargetConfig(),  # noqa: B008
+) -> list[Person]:
+    """Driving poses with the reference's bones, standing where the reference stands.
+
+    Args:
+      anchor: frame of the driving clip that the bones are compared with.
+      driving_size, reference_size: (height, width) in pixels.
+    Returns:
+      One person a frame; the left hand is drawn first.
+    Source: section 6.1 of the released preprocessing page.
+    """
+    fit = _Fit(driving[anchor], reference, driving_size, reference_size, config)
+    return [fit.frame(person, i == 0) for i, person in enumerate(driving)]
+
+
+class _Fit:
+    """Bone ratios and offset between one driving frame and the reference."""
+
+    def __init__(
+        self,
+        source: Person,
+        reference: Person,
+        source_size: tuple[int, int],
+        size: tuple[int, int],
+        config: RetargetConfig,
+    ):
+        self._config, self._reference = config, reference
+        self._from = np.array(source_size[::-1], np.float64)
+        self._to = np.array(size[::-1], np.float64)
+        s, d = source.body, reference.body
+        self._scale = _size_ratio(s, d, self._from, self._to)
+        grown = np.array([int(v * self._scale) for v in self._to], np.float64)
+        self._ratios = _bone_ratios(s[:, :2] * self._from, d[:, :2] * grown)
+        self._shown = min(_shown(s), _shown(d))
+        placed = self._placed(s[:, :2] * self._from, feet=False)
+        target = d[:, :2] * grown
+        if self._shown == _FULL:
+            ground = placed[[10, 13], 1].max()
+            if config.foot_on_ground:
+                ground = max(
+                    (placed[10] + placed[19])[1] / 2, (placed[13] + placed[18])[1] / 2
+                )
+            below = max(
+                (target[10] + target[19])[1] / 2, (target[13] + target[18])[1] / 2
+            )
+            middle = placed[[8, 11], 0].mean()
+            self._offset = np.array(
+                [middle - target[[8, 11], 0].mean(), ground - below]
+            )
+        else:
+            middle = placed[1, 0]
+            self._offset = placed[1] - target[1]
+        self._middle = middle
+
+    def _placed(self, p: np.ndarray, *, feet: bool) -> np.ndarray:
+        """Points [20,2] in pixels with the reference's bones, the neck kept."""
+        q = p.copy()
+        for k, (a, b) in enumerate(_LIMBS):
+            q[b] = q[a] + self._ratios[k] * (p[b] - p[a])
+        if feet:
+            for toe, ankle, knee in ((19, 10, 9), (18, 13, 12)):
+                foot, shin = q[toe] - q[ankle], q[ankle] - q[knee]
+                length, most = np.linalg.norm(foot), 0.5 * np.linalg.norm(shin)
+                if length > most:
+                    q[toe] = q[ankle] + foot * (most / length)
+        return q
+
+    def frame(self, person: Person, first: bool) -> Person:
+        p = person.body[:, :2] * self._from
+        q = self._placed(p, feet=True)
+        offset = self._offset.copy()
+        if first and self._config.first_frame_shift:
+            if self._shown == _FULL:
+                offset[0] += q[[8, 11], 0].mean() - self._middle
+            elif self._shown == _HALF:
+                offset[0] += q[1, 0] - self._middle
+        out = (q - offset) / self._scale
+        body = np.concatenate([out / self._to, person.body[:, 2:]], axis=1)
+        face = scale_face(person.face, self._reference.face, body[0, :2])
+        return Person(body, face, self._hands(person, p, out))
+
+    def _hands(self, person: Person, p: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """[2,21,3], left hand first."""
+        ratio = max(self._ratios[0], self._ratios[1]) / self._scale
+        threshold = self._config.hand_threshold
+
+        def scaled(hand: np.ndarray) -> np.ndarray:
+            z = hand.copy()
+            z[:, :2] = hand[0, :2] + ratio * (hand[:, :2] - hand[0, :2])
+            z[hand[:, 2] < threshold] = (-1, -1, 0)
+            return z
+
+        def shift(hand: np.ndarray, wrist: int) -> np.ndarray:
+            held = hand[0, 2] > 0 or (hand[0, :2] != -1).any()
+            return out[wrist] - (hand[0, :2] * self._from if held else p[wrist])
+
+        def placed(hand: np.ndarray, by: np.ndarray) -> np.ndarray:
+            kept = (hand[:, :2] != -1).any(axis=1)
+            made = np.trunc(hand[:, :2] * self._from + by) / self._to
+            made = np.where(kept[:, None], made, 0.0)
+            return np.concatenate([made, np.where(kept, hand[:, 2], 0)[:, None]], 1)
+
+        right, left = (scaled(hand) for hand in person.hands)
+        to_right, to_left = shift(right, 4), shift(left, 7)
+        root = right[0, :2] * self._from
+        if np.linalg.norm(p[4] - root) > np.linalg.norm(p[7] - root):
+            return np.stack([placed(right, to_left), placed(left, to_right)])
+        return np.stack([placed(left, to_left), placed(right, to_right)])
+
+
+def _size_ratio(s: np.ndarray, d: np.ndarray, of_s: np.ndarray, of_d: np.ndarray):
+    for pair in ((10, 13), (8, 11)):
+        joints = [0, *pair]
+        if (s[joints, 2] > 0.5).all() and (d[joints, 2] > 0.5).all():
+            tall = [abs(b[list(pair), 1].mean() - b[0, 1]) for b in (s, d)]
+            return of_s[1] * tall[0] / (of_d[1] * tall[1])
+    return np.sqrt(of_s[1] * of_s[0]) / np.sqrt(of_d[1] * of_d[0])
+
+
+def _bone_ratios(s: np.ndarray, d: np.ndarray) -> list[float]:
+    def length(p: np.ndarray, k: int) -> float:
+        a, b = _LIMBS[k]
+        return float(np.linalg.norm(p[a] - p[b]))
+
+    r = [length(d, k) / length(s, k) for k in range(len(_LIMBS))]
+    for a, b in _TWINS:
+        r[a] = r[b] = max(r[a], r[b])
+    for a, b in _EYES_AND_EARS:
+        r[a] = r[b] = (r[a] + r[b]) / 2
+    return r
+
+
+def _shown(body: np.ndarray) -> int:
+    def inside(*points: int) -> bool:
+        chosen = body[list(points)]
+        return bool((chosen[:, 1] <= 1).all() and (chosen[:, 2] >= 0.4).all())
+
+    if inside(8, 10, 11, 13):
+        return _FULL
+    return _THREE_QUARTERS if inside(8, 11) else _HALF
+
+
+# --- towards the driving person ------------------------------------------------------
+
+_HEAD = ((0, 1), (0, 14), (0, 15), (14, 16), (15, 17))
+# (joints that must be seen on top of those before, bones, bones that borrow a ratio)
+_GROUPS: tuple[tuple[tuple[int, ...], tuple, tuple], ...] = (
+    ((0, 1, 14, 15, 16, 17), _HEAD, ()),
+    ((2, 5), ((1, 2), (1, 5)), ()),
+    ((3, 6), ((2, 3), (5, 6)), (((3, 4), (2, 3)), ((6, 7), (5, 6)))),
+    ((8, 11), ((1, 8), (1, 11)), ()),
+    ((4, 7), ((3, 4), (6, 7)), ()),
+    ((9, 12), ((8, 9), (11, 12)), (((9, 10), (8, 9)), ((12, 13), (11, 12)))),
+    ((10, 13), ((9, 10), (12, 13)), ()),
+)
+_AVERAGED = (
+    ((1, 2), (1, 5)),
+    ((2, 3), (5, 6)),
+    ((3, 4), (6, 7)),
+    ((8, 9), (11, 12)),
+    ((9, 10), (12, 13)),
+)
+_RIGHT, _LEFT = 0, 1  # places of the hands
+# Bone (from, to), the joints that follow, the hand that follows.
+_MOVES: tuple[tuple[tuple[int, int], tuple[int, ...], int | None], ...] = (
+    ((1, 0), (0, 14, 15, 16, 17), None),
+    ((1, 2), (2, 3, 4), _RIGHT),
+    ((1, 5), (5, 6, 7), _LEFT),
+    ((2, 3), (3, 4), _RIGHT),
+    ((3, 4), (4,), _RIGHT),
+    ((5, 6), (6, 7), _LEFT),
+    ((6, 7), (7,), _LEFT),
+    ((0, 14), (14,), None),
+    ((0, 15), (15,), None),
+    ((14, 16), (16,), None),
+    ((15, 17), (17,), None),
+    ((1, 8), (8,), None),
+    ((1, 11), (11,), None),
+    ((8, 9), (9, 10), None),
+    ((9, 10), (10,), None),
+    ((11, 12), (12, 13), None),
+    ((12, 13), (13,), None),
+)
+
+
+def proportions(
+    reference: Person, anchor: Person, sure: float = 0.9
+) -> dict[tuple[int, int], float]:
+    """Length of each bone of the reference over the anchor's; 1 where not surely seen.
+
+    Args:
+      reference: already scaled and moved onto the anchor.
+    Source: section 6.3 of the released preprocessing page.
+    """
+    r, a = reference.body, anchor.body
+    known = np.minimum(r[:, 2], a[:, 2]) >= sure
+
+    def ratio(bone: tuple[int, int]) -> float:
+        i, j = bone
+        own = np.linalg.norm(a[i, :2] - a[j, :2])
+        return float(np.linalg.norm(r[i, :2] - r[j, :2]) / own) if own > _TINY else 1.0
+
+    made = {bone: 1.0 for _, bones, lent in _GROUPS for bone in bones}
+    for joints, bones, borrowed in _GROUPS:
+        if not known[list(joints)].all():
+            break
+        made |= {bone: ratio(bone) for bone in bones}
+        made |= {bone: made[lender] for bone, lender in borrowed}
+    for one, other in _AVERAGED:
+        made[one] = made[other] = (made[one] + made[other]) / 2
+    return made
+
+
+def to_driving(
+    driving: Sequence[Person],
+    reference: Person,
+    anchor: int,
+    config: RetargetConfig = RetargetConfig(),  # noqa: B008
+) -> list[Person]:
+    """Driving poses that keep their place but take the reference's proportions.
+
+    Args:
+      reference: already scaled and moved onto the anchor.
+    Source: section 6.3 of the released preprocessing page.
+    """
+    ratios = proportions(reference, driving[anchor], config.sure)
+    return [_stretched(p, reference, ratios, config) for p in driving]
+
+
+def _stretched(
+    person: Person,
+    reference: Person,
+    ratios: dict[tuple[int, int], float],
+    config: RetargetConfig,
+) -> Person:
+    body, hands = person.body.copy(), person.hands.copy()
+    c = body[:, :2]
+    for (a, b), joints, hand in _MOVES:
+        ratio = ratios[(a, b) if (a, b) in ratios else (b, a)]
+        # How far the end b comes in towards (or goes out from) a.
+        by = (c[a] - c[b]) * (1 - ratio)
+        c[list(joints)] += by
+        if hand is not None:
+            place = hand if config.same_side_hands else 1 - hand
+            hands[place, :, :2] += by
+    return Person(body, scale_face(person.face, reference.face, c[0]), hands)
