@@ -1,5 +1,6 @@
 """One person's points relative to the frame, as alignment compares and moves them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,3 +51,16 @@ def from_keypoints(keypoints: np.ndarray, height: int, width: int) -> Person:
     body = (points[list(_PAIR_A)] + points[list(_PAIR_B)]) / 2
     hands = np.stack([points[RIGHT_HAND], points[LEFT_HAND]])
     return Person(*(p.astype(np.float64) for p in (body, points[FACE], hands)))
+
+
+def from_clip(
+    keypoints: Sequence[np.ndarray] | np.ndarray, height: int, width: int
+) -> list[Person]:
+    """People of all frames; a body that lies off the frame repeats the one before."""
+    made: list[Person] = []
+    for points in keypoints:
+        found = from_keypoints(points, height, width)
+        if made and found.body[:, :2].min(axis=1).max() < 0:
+            found = found._replace(body=made[-1].body)
+        made.append(found)
+    return made

@@ -1,0 +1,117 @@
+"""Everything around the detectors' networks, by what a case brings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from onetoall_jax.alignment import person
+from onetoall_jax.pose import decode
+from onetoall_jax.pose.keypoints import to_pose
+from tools.parity.case import Case
+
+CEILING = {
+    "*": {"max_abs": 1e-4, "max_rel": 1e-5},
+    "points": {"max_abs": 2e-3},
+    "net_input": {"max_abs": 2e-3},
+    "net_input_u8": {"max_abs": 3},
+}
+Outputs = Iterator[tuple[str, np.ndarray]]
+
+
+def run(case: Case, dtype: Any) -> Outputs:
+    """Outputs of the chain whose inputs are there."""
+    inputs = case.inputs
+    if "heatmaps" in inputs:
+        return _heatmap(case)
+    if "simcc_x" in inputs:
+        return _simcc(case)
+    if "background_row" in inputs:
+        return _yolox(case)
+    return _person_box(case) if "raw" in inputs else _map133(case)
+
+
+def _heatmap(case: Case) -> Outputs:
+    picture, maps = case.inputs["image"], case.inputs["heatmaps"]
+    size = picture.shape[:2]
+    height, width = case.config["input_resolution_hw"]
+    box = decode.heatmap_box(case.inputs["box"], *size, aspect=height / width)
+    small = decode.heatmap_box(case.inputs["small_box"], *size, aspect=height / width)
+    for name, made in (("", box), ("small_box_", small)):
+        yield name + "center", made.centre
+        yield name + "scale", made.size / 200
+    yield "net_input", decode.heatmap_input(picture, box, height, width)
+    points, scores = decode.heatmap_points(maps[0], box)
+    yield "points", points[None]
+    yield "prob", scores[None, :, None]
+
+
+def _simcc(case: Case) -> Outputs:
+    picture, boxes = case.inputs["image"], case.inputs["boxes"]
+    width, height = case.config["input_wh"]
+    places = [decode.simcc_box(box, height, width) for box in boxes]
+    yield "center", np.stack([b.centre for b in places])
+    yield "scale", np.stack([b.size for b in places])
+    yield (
+        "net_input_u8",
+        np.stack([decode.simcc_crop(picture, b, height, width) for b in places]),
+    )
+    profiles = zip(case.inputs["simcc_x"], case.inputs["simcc_y"], places, strict=True)
+    found = [decode.simcc_points(x, y, b) for x, y, b in profiles]
+    yield "keypoints", np.stack([points for points, _ in found])
+    yield "scores", np.stack([scores for _, scores in found])
+    whole = [np.concatenate([p, s[:, None]], axis=1) for p, s in found]
+    raw = np.stack([decode.with_neck(k) for k in whole])
+    yield "raw134", raw[..., :2]
+    yield "raw134_score", raw[..., 2]
+    yield from _dict("p/", [to_pose(whole[0], *picture.shape[:2])], single=True)
+
+
+def _yolox(case: Case) -> Outputs:
+    _, ratio = decode.letterbox(case.inputs["image"])
+    index = case.inputs["row_index"]
+    raw = np.tile(case.inputs["background_row"], (8400, 1))
+    raw[index] = case.inputs["rows"]
+    rows = decode.yolox_rows(raw)
+    yield "decoded_rows", rows[index, :4]
+    height, width = case.inputs["image"].shape[:2]
+    yield "letterbox_size", np.array([int(height * ratio), int(width * ratio)])
+    yield "boxes", decode.yolox_people(rows, ratio)
+
+
+def _person_box(case: Case) -> Outputs:
+    size = case.config["raw_hw"]
+    yield (
+        "bbox",
+        np.stack([decode.choose_person(raw, *size) for raw in case.inputs["raw"]]),
+    )
+
+
+def _map133(case: Case) -> Outputs:
+    keypoints = case.inputs["kp133"]
+    height, width = case.config["height"], case.config["width"]
+    people = person.from_clip(keypoints, height, width)
+    yield "body20", np.stack([p.body for p in people])
+    relative = keypoints / np.array((width, height, 1), np.float32)
+    yield "face69", relative[:, 22:91]
+    yield "left_hand", np.stack([p.hands[1] for p in people])
+    yield "right_hand", np.stack([p.hands[0] for p in people])
+    yield from _dict("inference/", [p.pose for p in people])
+    sound = np.abs(keypoints)
+    sound[..., 2] = np.clip(keypoints[..., 2], 0, 1)
+    yield from _dict("training/", [to_pose(k, height, width) for k in sound])
+
+
+def _dict(prefix: str, poses: list, single: bool = False) -> Outputs:
+    joints = np.arange(18)
+    arrays = {
+        "candidate": [p.body for p in poses],
+        "score": [p.body_score[None] for p in poses],
+        "subset": [np.where(p.body_visible, joints, -1)[None] for p in poses],
+        "hands": [p.hands for p in poses],
+        "hands_score": [p.hands_score for p in poses],
+        "faces": [p.face[None] for p in poses],
+        "faces_score": [p.face_score[None] for p in poses],
+    }
+    for name, values in arrays.items():
+        yield prefix + name, values[0] if single else np.stack(values)
