@@ -73,33 +73,49 @@ def assign(
 ) -> Bucket | None:
     """Bucket of a row (height, width, frames, frames a second); None leaves it out.
 
-    Areas are tried from the largest down. A picture (one frame) is first tried as one;
-    a clip is taken with `num_frames` frames if it lasts long enough at about 16 frames
-    a second and a draw does not make it a picture.
-
     Args:
       index: number of the row, which its draws come from.
       seed: of the epoch.
     Raises:
       UserError: an unknown table.
-    Source: section 2 of the released data page, draw for draw.
+    Source: section 2 of the released data page.
     """
     height, width, length, fps = row
     stride = max(1, int(np.round(fps / 16))) if length > 1 else 1
     length = min(length, int(_LONGEST_SECONDS * fps)) if length > 1 else 1
+    seed += index * sum(2 * len(_table(r).sizes) for r in resolutions)
+    return choose(resolutions, num_frames, (height, width, length), stride, seed)
+
+
+def choose(
+    resolutions: tuple[Resolution, ...],
+    num_frames: int,
+    size: tuple[int, int, int],
+    stride: int,
+    seed: int,
+) -> Bucket | None:
+    """Bucket of a clip of (height, width, frames), every `stride`-th frame taken.
+
+    Areas are tried from the largest down. A clip is taken with `num_frames` frames if
+    it lasts long enough and a draw does not make it a picture.
+
+    Args:
+      seed: of the clip's draws in an epoch.
+    Source: section 2 of the released data page, draw for draw.
+    """
+    height, width, length = size
     ordered = sorted(resolutions, key=lambda r: -_table(r).area)
-    base = seed + index * sum(2 * len(_table(r).sizes) for r in ordered)
     for order, resolution in enumerate(ordered):
         table = _table(resolution)
         if height * width < _SMALLEST * table.area:
             continue
-        video, image = (np.random.default_rng(base + 2 * order + k) for k in (0, 1))
+        video, image = (np.random.default_rng(seed + 2 * order + k) for k in (0, 1))
         whole = length - 1 >= (num_frames - 1) * stride
         whole = video.random() <= 1 - resolution.image_share and whole
         chosen = video if whole else image
         if resolution.share >= 1 or chosen.random() < resolution.share:
-            size = table.nearest(height, width)
-            return Bucket(num_frames if whole else 1, *size) if size else None
+            fitted = table.nearest(height, width)
+            return Bucket(num_frames if whole else 1, *fitted) if fitted else None
     return None
 
 

@@ -20,6 +20,11 @@ def nearest_resize(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     return pictures[..., rows[:, None], columns, :]
 
 
+def train_size(height: int, width: int) -> tuple[int, int]:
+    """The nearest multiples of 16 (halves to even), which training rounds sizes to."""
+    return round(height / 16) * 16, round(width / 16) * 16
+
+
 def train_fit(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     """Centre crop to the aspect, then nearest pixels: [...,H,W,C] -> [...,h,w,C].
 

@@ -265,7 +265,7 @@ def simcc_input(crop: np.ndarray) -> np.ndarray:
 def simcc_points(
     x: np.ndarray, y: np.ndarray, box: Box
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(points [K,2] in pixels of the picture, scores [K]) of profiles [K,2w], [K,2h]."""
+    """(points [K,2] in pixels, scores [K]) of profiles [K,2w] and [K,2h]."""
     highest = np.stack([x.max(axis=1), y.max(axis=1)])
     scores = highest.min(axis=0)
     points = np.stack([x.argmax(axis=1), y.argmax(axis=1)], axis=1).astype(np.float64)

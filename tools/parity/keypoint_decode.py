@@ -33,10 +33,13 @@ def run(case: Case, dtype: Any) -> Outputs:
 
 def _heatmap(case: Case) -> Outputs:
     picture, maps = case.inputs["image"], case.inputs["heatmaps"]
-    size = picture.shape[:2]
     height, width = case.config["input_resolution_hw"]
-    box = decode.heatmap_box(case.inputs["box"], *size, aspect=height / width)
-    small = decode.heatmap_box(case.inputs["small_box"], *size, aspect=height / width)
+
+    def box_of(name: str) -> decode.Box:
+        rows, columns = picture.shape[:2]
+        return decode.heatmap_box(case.inputs[name], rows, columns, height / width)
+
+    box, small = box_of("box"), box_of("small_box")
     for name, made in (("", box), ("small_box_", small)):
         yield name + "center", made.centre
         yield name + "scale", made.size / 200
