@@ -94,7 +94,10 @@ class Load:
         height, width = clip.frames.shape[1:3]
         points = clip.keypoints
         poses = self._poses(clip, face)
-        _, region = masks.regions(points[:-1], height, width, temporal)
+        size = height, width, temporal
+        region = np.maximum(
+            masks.heads(points[:-1], *size), masks.hands(points[:-1], *size)
+        )
         text = clip.text_boxes[:-1]
         keep = masks.keep(text, len(points) - 1, height, width, temporal)
 
@@ -103,7 +106,7 @@ class Load:
                 return pictures
             return train_fit(pictures, bucket.height, bucket.width)
 
-        head, _ = masks.regions(points[-1:], height, width, temporal, hands=False)
+        head = masks.heads(points[-1:], *size)
         return Sample(
             frames=fit(clip.frames[:-1]),
             poses=fit(poses[:-1]),

@@ -64,28 +64,38 @@ def _latent_frames(num_frames: int, stride: int) -> list[list[int]]:
     return groups
 
 
-def regions(
-    keypoints: np.ndarray, height: int, width: int, temporal: int, *, hands: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [f,H,W] uint8 of (head, head or hand) for each latent frame.
+def heads(keypoints: np.ndarray, height: int, width: int, temporal: int) -> np.ndarray:
+    """Mask [f,H,W] uint8 of the heads of each latent frame.
 
-    One frame in which a face (or a hand) is unsure clears that mask for its whole
-    latent frame.
+    One frame in which the face is unsure clears its whole latent frame.
     """
-    groups = _latent_frames(len(keypoints), temporal)
-    head = np.zeros((len(groups), height, width), np.uint8)
-    hand = np.zeros_like(head)
+
+    def boxes(points: np.ndarray) -> list[Box] | None:
+        box = head_box(points, height, width)
+        return None if box is None else [box]
+
+    return _union([boxes(k) for k in keypoints], height, width, temporal)
+
+
+def hands(keypoints: np.ndarray, height: int, width: int, temporal: int) -> np.ndarray:
+    """Mask [f,H,W] uint8 of the hands, cleared as that of the heads."""
+    boxes = [hand_boxes(k, height, width) for k in keypoints]
+    return _union(boxes, height, width, temporal)
+
+
+def _union(
+    boxes: Sequence[Sequence[Box] | None], height: int, width: int, temporal: int
+) -> np.ndarray:
+    groups = _latent_frames(len(boxes), temporal)
+    mask = np.zeros((len(groups), height, width), np.uint8)
     for t, frames in enumerate(groups):
-        faces = [head_box(keypoints[i], height, width) for i in frames]
-        if all(box is not None for box in faces):
-            for box in faces:
-                _fill(head[t], box)  # type: ignore[arg-type]
-        pairs = [hand_boxes(keypoints[i], height, width) for i in frames]
-        if hands and all(pair is not None for pair in pairs):
-            for pair in pairs:
-                for box in pair:  # type: ignore[union-attr]
-                    _fill(hand[t], box)
-    return head, np.maximum(head, hand)
+        found = [boxes[i] for i in frames]
+        if any(group is None for group in found):
+            continue
+        for group in found:
+            for box in group or ():
+                _fill(mask[t], box)
+    return mask
 
 
 def keep(

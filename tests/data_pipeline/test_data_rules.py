@@ -162,7 +162,8 @@ def test_one_unsure_frame_clears_its_latent_frame():
     points[:, 23:91] = (40, 60, 0.9)
     points[:, 23] = (20, 40, 0.9)
     points[6, 23:91, 2] = 0.1
-    head, region = masks.regions(points, 96, 64, 4)
+    head = masks.heads(points, 96, 64, 4)
+    region = np.maximum(head, masks.hands(points, 96, 64, 4))
     assert head[0].any() and head[1].any() and not head[2].any()
     np.testing.assert_array_equal(head, region)
 

@@ -26,12 +26,13 @@ def check(recorded: Mapping[str, Any]) -> Iterator[Row]:
         area = np.array(recorded["area"][name])
         yield compare(f"area {name}", np.array(table.area), area, exact)
         ours = np.array([[float(k), h, w] for k, h, w in table.sizes])
-        theirs = [[float(k), *hw] for k, hw in recorded[f"table_{name}"].items()]
-        yield compare(f"table {name}", ours, np.array(theirs), exact)
+        released = recorded[f"table_{name}"].items()
+        theirs = np.array([[float(k), *hw] for k, hw in released])
+        yield compare(f"table {name}", ours, theirs, exact)
     for name, resolutions in CONFIGS.items():
         for r in resolutions:
-            released = recorded["configs"][name][r.table]
-            video, image = released["29"], released["1"]
+            stage = recorded["configs"][name][r.table]
+            video, image = stage["29"], stage["1"]
             chances = [video["prob_resolution"], image["prob_resolution"]]
             theirs = np.array([*chances, 1 - video["prob_length"]])
             ours = np.array([r.share, r.share, r.image_share])
