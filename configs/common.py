@@ -78,6 +78,7 @@ _AUGMENT = (
         keep_reference=0.2,
         zoom=0.1,
         without_face=0.2,
+        change_pose=0.7,
     ),
     dict(
         drop_all=0.1,
@@ -87,6 +88,7 @@ _AUGMENT = (
         keep_reference=0.3,
         zoom=0.1,
         without_face=0.2,
+        change_pose=0.5,
     ),
 )
 _TINY_AUGMENT = dict(
@@ -96,6 +98,7 @@ _TINY_AUGMENT = dict(
     keep_reference=0.05,
     zoom=0.05,
     without_face=0.0,
+    change_pose=0.0,
 )
 _SMALL = dict(table="512", share=1.0, image_share=0.05)
 _RESOLUTIONS = (
@@ -167,7 +170,7 @@ def _shrink(c: ConfigDict) -> None:
     c.data.canvas_side = 256
     # Thousands of clips instead of millions: nearly all must teach the task itself.
     for name, chance in _TINY_AUGMENT.items():
-        c.data.augment[name] = min(chance, c.data.augment[name])
+        c.data.augment[name] = min(chance, c.data.augment.get(name, 0.0))
     t = c.training
     t.dtype = "float32"
     t.remat = "none"

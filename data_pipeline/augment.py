@@ -28,12 +28,15 @@ class Draws:
     zoom: float
     zoom_scale: float
     first: float
+    second: float
+    change_pose: float
+    pool_row: float
 
 
 def draw(seed: int, epoch: int, row: int) -> Draws:
     """All random numbers of a row in an epoch: the only source of them."""
     rng = np.random.default_rng([seed, epoch, row, 1])
-    u = iter(rng.random(15).tolist())
+    u = iter(rng.random(18).tolist())
     names = [field.name for field in dataclasses.fields(Draws)]
     values = {n: next(u) for n in names if n != "rectangle_box"}
     return Draws(**values, rectangle_box=tuple(u))
@@ -43,12 +46,16 @@ def draw(seed: int, epoch: int, row: int) -> Draws:
 class Sample:
     """One clip on its way to a batch; pictures uint8, all of one size [H,W].
 
+    It is varied at the size it is stored in, as released, and fitted afterwards.
+
     Attributes:
       frames, poses: [F,H,W,3].
       reference, reference_pose: [H,W,3].
       mask: [H,W], 1 = to be generated.
       region, keep: [f,H,W], 1 = weighted, 0 = left out.
       face_box: of the reference's head, or None.
+      pair: a picture and another of the same person, or None for a clip; then whether
+        both are the same picture.
     """
 
     frames: np.ndarray
@@ -59,6 +66,7 @@ class Sample:
     region: np.ndarray
     keep: np.ndarray
     face_box: Box | None
+    pair: bool | None = None
 
 
 def integer(u: float, low: int, high: int) -> int:
@@ -66,24 +74,27 @@ def integer(u: float, low: int, high: int) -> int:
     return low + min(int(u * (high - low + 1)), high - low)
 
 
-def apply(sample: Sample, config: AugmentConfig, draws: Draws) -> Sample:
+def apply(
+    sample: Sample, config: AugmentConfig, draws: Draws, aspect: float | None = None
+) -> Sample:
     """Condition dropout, masks and zoom of one clip; pictures are treated as clips.
 
+    Args:
+      aspect: width over height of the batch; None takes the sample's own.
     Source: section 4 of the released training page, section 8 of the data page.
     """
+    if config.released_pictures and sample.pair is not None:
+        return _released_picture(sample, config, draws, aspect)
     p, seen = draws.branch, sample.reference
     if p < config.drop_all:
-        sample = _without_pose(_without_reference(sample))
-        return dataclasses.replace(
-            sample, reference_pose=np.zeros_like(sample.reference_pose)
-        )
+        return _without_pose(_without_reference(sample))
     if p < config.drop_all + config.drop_reference:
         return _without_reference(sample)
     if (
         p < config.drop_all + config.drop_reference + config.mask_face
         and sample.face_box is not None
     ):
-        sample = _mask_around_face(sample, sample.face_box, draws)
+        sample = _mask_around_face(sample, sample.face_box, draws, 0.9, aspect)
     elif draws.rectangle < config.mask_rectangle:
         sample = _mask_rectangle(sample, draws.rectangle_box)
     if draws.keep_reference < config.keep_reference:
@@ -96,6 +107,48 @@ def apply(sample: Sample, config: AugmentConfig, draws: Draws) -> Sample:
     if draws.zoom < config.zoom:
         return _zoom_clip(sample, 1 + 0.2 * draws.zoom_scale)
     return sample
+
+
+def _released_picture(
+    sample: Sample, config: AugmentConfig, draws: Draws, aspect: float | None
+) -> Sample:
+    """A pair of pictures as the release varies it, slips included.
+
+    A second draw decides on dropping the reference; a pair of the same picture is
+    always masked; the reference is zoomed twice and its pose not at all.
+    """
+    seen, dropped = sample.reference, config.drop_all + config.drop_reference
+    if draws.branch < config.drop_all:
+        sample = _without_pose(_without_reference(sample))
+    elif draws.second < dropped:
+        sample = _without_reference(sample)
+    elif not sample.pair or not config.mask_face:
+        return sample
+    else:
+        masked = sample
+        if sample.face_box is not None:
+            masked = _mask_around_face(sample, sample.face_box, draws, 0.75, aspect)
+        sample = _mask_around_centre(sample) if masked is sample else masked
+    if draws.keep_reference < config.keep_reference:
+        return _without_pose(dataclasses.replace(sample, frames=seen[None]))
+    scale = 1 + 0.3 * draws.zoom_scale
+    if draws.zoom < config.zoom / 2:
+        once = _zoom_reference(sample, scale)
+        return dataclasses.replace(
+            once,
+            reference=zoomed(once.reference, scale),
+            reference_pose=sample.reference_pose,
+        )
+    return _zoom_clip(sample, scale) if draws.zoom < config.zoom else sample
+
+
+def _mask_around_centre(sample: Sample) -> Sample:
+    height, width = sample.mask.shape
+    tall, wide = int(0.7 * height), int(0.7 * width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    hidden = np.ones_like(sample.mask)
+    hidden[top : top + tall, left : left + wide] = 0
+    return _hide(sample, hidden)
 
 
 def _without_reference(sample: Sample) -> Sample:
@@ -125,17 +178,23 @@ def _hide(sample: Sample, hidden: np.ndarray) -> Sample:
     )
 
 
-def _mask_around_face(sample: Sample, box: Box, draws: Draws) -> Sample:
-    """Keeps a box from just above the head to a random height, of the clip's aspect."""
+def _mask_around_face(
+    sample: Sample, box: Box, draws: Draws, lowest: float, aspect: float | None
+) -> Sample:
+    """Keeps a box from just above the head to a random height, of the batch's aspect.
+
+    Args:
+      lowest: share of the height down to which it may reach.
+    """
     height, width = sample.mask.shape
     x1, y1, x2, y2 = box
     tall = y2 - y1
     top = max(0, y1 - int(0.1 * tall))
     low = y2 + int(0.1 * tall)
-    bottom = integer(draws.crop_bottom, low, max(int(0.9 * height), low))
+    bottom = integer(draws.crop_bottom, low, max(int(lowest * height), low))
     if bottom <= top + 10:
         return sample
-    across = int((bottom - top) * (width / height))
+    across = int((bottom - top) * (aspect or width / height))
     first, last = max(0, x2 - across), min(width - across, x1)
     if first >= last:
         return sample

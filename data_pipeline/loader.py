@@ -2,21 +2,24 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from data_pipeline import augment, masks, plan
+from data_pipeline import augment, enhance, masks, plan, pools
 from data_pipeline.augment import Draws, Sample
-from data_pipeline.buckets import Bucket
 from data_pipeline.builder import Clip, Rows
-from data_pipeline.drawing import draw_poses
+from data_pipeline.drawing import draw_made, draw_poses
+from data_pipeline.masks import Box
 from data_pipeline.plan import BatchPlan, Plan
+from data_pipeline.pools import Pool
 from data_pipeline.settings import AugmentConfig, DataConfig
 from onetoall_jax.alignment.fit import train_fit
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.pose.draw import Style
+from onetoall_jax.pose.keypoints import to_pose
 
 
 def build(
@@ -66,6 +69,7 @@ class Load:
         self._config, self._geometry = config, geometry
         self._host, self._hosts = host, hosts
         self._rows = Rows(config.root, config.split)
+        self._pool = pools.read(config.pose_pool) if config.pose_pool else None
 
     def __call__(self, batch: BatchPlan) -> dict[str, np.ndarray]:
         rows = batch.rows[self._host :: self._hosts]
@@ -73,57 +77,128 @@ class Load:
         return collate(samples, rows, self._geometry)
 
     def _sample(self, batch: BatchPlan, row: int) -> Sample:
-        config = self._config
+        config, bucket = self._config, batch.bucket
         draws = augment.draw(config.seed, batch.epoch, row)
-        window, reference = choose_frames(
-            self._rows.num_frames(row),
-            float(self._rows.sizes.fps[row]),
-            batch.bucket.num_frames,
-            draws,
-        )
+        length = self._rows.num_frames(row)
+        fps = float(self._rows.sizes.fps[row])
+        window, reference = choose_frames(length, fps, bucket.num_frames, draws)
         if draws.first < config.augment.reference_first:
             reference = window[0]
         clip = self._rows.read(row, [*window, reference])
+        change = None
+        if self._pool is not None and draws.change_pose < config.augment.change_pose:
+            every = config.augment.change_every_frame
+            drawn = enhance.draw(config.seed, batch.epoch, row, every_frame=every)
+            change = Change(self._pool, draws.pool_row, drawn)
         face = draws.face >= config.augment.without_face
-        sample = self._fitted(clip, batch.bucket, face)
-        return augment.apply(sample, config.augment, draws)
-
-    def _fitted(self, clip: Clip, bucket: Bucket, face: bool) -> Sample:
-        """Window and reference (the last frame) at the bucket's size, unvaried."""
-        temporal = self._geometry.temporal
-        height, width = clip.frames.shape[1:3]
-        points = clip.keypoints
-        poses = self._poses(clip, face)
-        size = height, width, temporal
-        region = np.maximum(
-            masks.heads(points[:-1], *size), masks.hands(points[:-1], *size)
+        sample = whole_sample(
+            clip,
+            self._geometry.temporal,
+            config.canvas_side,
+            face,
+            change,
+            hands=length > 1,
         )
-        text = clip.text_boxes[:-1]
-        keep = masks.keep(text, len(points) - 1, height, width, temporal)
+        if length == 1:
+            sample = dataclasses.replace(sample, pair=True)
+        aspect = bucket.width / bucket.height
+        varied = augment.apply(sample, config.augment, draws, aspect)
+        return fitted(varied, bucket.height, bucket.width)
 
-        def fit(pictures: np.ndarray) -> np.ndarray:
-            if pictures.shape[-3:-1] == (bucket.height, bucket.width):
-                return pictures
-            return train_fit(pictures, bucket.height, bucket.width)
 
-        head = masks.heads(points[-1:], *size)
-        return Sample(
-            frames=fit(clip.frames[:-1]),
-            poses=fit(poses[:-1]),
-            reference=fit(clip.frames[-1]),
-            reference_pose=fit(poses[-1]),
-            mask=np.zeros((bucket.height, bucket.width), np.uint8),
-            region=fit(region[..., None])[..., 0],
-            keep=fit(keep[..., None])[..., 0],
-            face_box=_bounding_box(fit(head[..., None])[0, ..., 0]),
-        )
+class Change(NamedTuple):
+    """A head to be changed: the pool, which of it (uniform), and how."""
 
-    def _poses(self, clip: Clip, face: bool) -> np.ndarray:
-        if clip.poses is not None and face:
-            return clip.poses
-        height, width = clip.frames.shape[1:3]
-        side = self._config.canvas_side
-        return draw_poses(clip.keypoints, height, width, side, Style(face=face))
+    pool: Pool
+    row: float
+    draws: enhance.Draws
+
+
+def whole_sample(
+    clip: Clip,
+    temporal: int,
+    canvas_side: int,
+    face: bool,
+    change: Change | None,
+    *,
+    hands: bool = True,
+) -> Sample:
+    """Window and reference (the clip's last frame) as they are stored, unvaried.
+
+    Args:
+      temporal: frames in a latent frame.
+      face: draw the face points.
+      change: of the driving head, or None.
+      hands: count hands as regions; not in pictures.
+    """
+    size = height, width = clip.frames.shape[1], clip.frames.shape[2]
+    points, target = clip.keypoints, clip.keypoints[-1:]
+    window = points[:-1]
+    region = masks.heads(window, *size, temporal)
+    if hands:
+        region = np.maximum(region, masks.hands(window, *size, temporal))
+    text = masks.keep(clip.text_boxes[:-1], len(window), *size, temporal)
+    head = masks.heads(target, *size, temporal)
+    if change is not None:
+        poses = _changed(window, height, width, canvas_side, face, change)
+        shown = draw_poses(target, height, width, canvas_side, Style(face=face))
+    elif clip.poses is not None and face:
+        poses, shown = clip.poses[:-1], clip.poses[-1:]
+    else:
+        drawn = draw_poses(points, height, width, canvas_side, Style(face=face))
+        poses, shown = drawn[:-1], drawn[-1:]
+    return Sample(
+        frames=clip.frames[:-1],
+        poses=poses,
+        reference=clip.frames[-1],
+        reference_pose=shown[0],
+        mask=np.zeros(size, np.uint8),
+        region=region,
+        keep=text,
+        face_box=bounding_box(head[0]),
+    )
+
+
+def _changed(
+    keypoints: np.ndarray,
+    height: int,
+    width: int,
+    canvas_side: int,
+    face: bool,
+    change: Change,
+) -> np.ndarray:
+    poses = [to_pose(k, height, width) for k in keypoints]
+    i = change.pool.pick(change.row, height, width)
+    tall, wide = (int(v) for v in change.pool.size[i])
+    pool = enhance.pool_pose(change.pool.keypoints[i], tall, wide, height / width)
+    other = enhance.aligned(pool, poses[0])
+    made, limb, new_face = enhance.changed(poses, other, change.draws)
+    style = Style(face=face, light_head=limb, light_face=limb or new_face)
+    return draw_made(made, height, width, canvas_side, style)
+
+
+def fitted(sample: Sample, height: int, width: int) -> Sample:
+    """Cropped and resized to a batch's size."""
+
+    def fit(pictures: np.ndarray) -> np.ndarray:
+        if pictures.shape[-3:-1] == (height, width):
+            return pictures
+        return train_fit(pictures, height, width)
+
+    def flat(mask: np.ndarray) -> np.ndarray:
+        return fit(mask[..., None])[..., 0]
+
+    return dataclasses.replace(
+        sample,
+        frames=fit(sample.frames),
+        poses=fit(sample.poses),
+        reference=fit(sample.reference),
+        reference_pose=fit(sample.reference_pose),
+        mask=flat(sample.mask),
+        region=flat(sample.region),
+        keep=flat(sample.keep),
+        face_box=None,  # it was in the pixels of before
+    )
 
 
 def choose_frames(
@@ -132,20 +207,27 @@ def choose_frames(
     """(frames of the window, frame of the reference).
 
     The window keeps every s-th frame, s = max(round(fps) // 16, 1); the reference is
-    any frame outside it, or any frame at all where nothing is outside.
+    any frame outside it, or any frame at all where nothing is outside. A clip's first
+    and last frame are left out where it is long enough.
 
     Source: section 3 of the released data page.
     """
     stride = max(int(np.round(fps)) // 16, 1)
-    every = list(range(0, length, stride))
+    inside = range(1, length - 1)
+    every = list(inside[::stride])
+    every = every[: (len(every) - 1) // 4 * 4 + 1]
+    if len(every) < num_frames:
+        inside = range(length)
+        every = list(inside[::stride])
     start = augment.integer(draws.window, 0, max(0, len(every) - num_frames))
     window = every[start : start + num_frames]
-    outside = [i for i in range(length) if not window[0] <= i <= window[-1]]
-    choices = outside or list(range(length))
+    outside = [i for i in inside if not window[0] <= i <= window[-1]]
+    choices = outside or list(inside)
     return window, choices[augment.integer(draws.reference, 0, len(choices) - 1)]
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+def bounding_box(mask: np.ndarray) -> Box | None:
+    """x1, y1, x2, y2 of what is 1 in a mask [H,W], both ends included."""
     rows, columns = np.nonzero(mask)
     if not rows.size:
         return None
@@ -203,7 +285,7 @@ def evaluation_batches(
         config,
         batch=batch,
         resolutions=areas,
-        augment=AugmentConfig(*[0.0] * len(dataclasses.fields(AugmentConfig))),
+        augment=AugmentConfig.none(),
     )
     rows = open_rows(config.root, config.split)
     load = Load(fixed, geometry, 0, 1)

@@ -18,6 +18,11 @@ class AugmentConfig:
       zoom: enlarge the reference or the clip a little.
       without_face: poses without face points.
       reference_first: the clip's own first frame as reference.
+      change_pose: give the driving head another's proportions (`enhance`); needs
+        `DataConfig.pose_pool`.
+      change_every_frame: draw that change for each frame anew, as released: it jitters.
+      released_pictures: vary pictures by the release's own rules, slips included,
+        rather than as clips.
     """
 
     drop_all: float = 0.1
@@ -28,6 +33,14 @@ class AugmentConfig:
     zoom: float = 0.1
     without_face: float = 0.2
     reference_first: float = 0.0
+    change_pose: float = 0.0
+    change_every_frame: bool = False
+    released_pictures: bool = False
+
+    @classmethod
+    def none(cls) -> "AugmentConfig":
+        """No choice at all: every clip as it is stored."""
+        return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def stage_defaults(stage: int) -> AugmentConfig:
@@ -45,8 +58,8 @@ def stage_defaults(stage: int) -> AugmentConfig:
     table = {
         0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
         1: AugmentConfig(0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 0.0, reference_first=0.2),
-        2: AugmentConfig(),
-        3: AugmentConfig(mask_face=0.3, keep_reference=0.3),
+        2: AugmentConfig(change_pose=0.7),
+        3: AugmentConfig(mask_face=0.3, keep_reference=0.3, change_pose=0.5),
     }
     return table[stage]
 
@@ -77,6 +90,8 @@ class DataConfig:
       batch: clips of a global batch, over all hosts.
       seed: of order and all draws.
       workers: processes that read; 0 reads in the training process.
+      pose_pool: file of key points that heads are changed towards (`pools`); None
+        changes none.
       canvas_side: of drawn poses; stored poses are used when the set has them and
         faces are drawn.
     """
@@ -88,5 +103,6 @@ class DataConfig:
     batch: int = 8
     seed: int = 43
     workers: int = 2
+    pose_pool: str | None = None
     canvas_side: int = 2160
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -50,7 +50,9 @@ def test_a_misspelled_setting_names_the_nearest_one():
 
 def test_the_release_recipe_sets_every_slip():
     values = {**stage2.get_config("1_3b").to_dict(), "recipe": "release"}
-    training = settings.build(values).training
+    made = settings.build(values)
+    training, augment = made.training, made.data["augment"]
+    assert augment["change_every_frame"] and augment["released_pictures"]
     assert training.shared_draws and training.round_sigma
     assert training.reference_noise.double_exponential
     assert training.optimizer.clip_norm == 0

@@ -19,6 +19,7 @@ ENTRIES = (
 )
 MODULES = (
     "data_pipeline.synthetic",
+    "data_pipeline.pools",
     "data_pipeline.prepare",
     "onetoall_jax.pose.detect",
     "onetoall_jax.pipelines.embed",

@@ -41,7 +41,7 @@ class Pose(NamedTuple):
 
 
 def to_pose(
-    keypoints: np.ndarray, height: int, width: int, *, route: str = "training"
+    keypoints: np.ndarray, height: float, width: float, *, route: str = "training"
 ) -> Pose:
     """Points to draw from one person's key points.
 
@@ -62,7 +62,7 @@ def to_pose(
     raise ValueError(f"route {route!r}: known are 'training' and 'inference'")
 
 
-def _training(keypoints: np.ndarray, height: int, width: int) -> Pose:
+def _training(keypoints: np.ndarray, height: float, width: float) -> Pose:
     points = keypoints.astype(np.float64) / (width, height, 1)
     neck = points[[5, 6]].mean(axis=0)
     neck[2] = float((points[[5, 6], 2] > VISIBLE).all())
@@ -73,7 +73,7 @@ def _training(keypoints: np.ndarray, height: int, width: int) -> Pose:
     return _pose(body, body[:, 2] > VISIBLE, hands, points[FACE])
 
 
-def _inference(keypoints: np.ndarray, height: int, width: int) -> Pose:
+def _inference(keypoints: np.ndarray, height: float, width: float) -> Pose:
     points = keypoints.astype(np.float32) / np.array((width, height, 1), np.float32)
     body = (points[list(_PAIR_A)] + points[list(_PAIR_B)]) / 2
     hands = np.stack([points[RIGHT_HAND], points[LEFT_HAND]])

@@ -143,8 +143,12 @@ def test_the_reference_lies_outside_the_window():
         window, reference = choose_frames(20, 16.0, 9, augment.draw(0, 0, row))
         assert window == list(range(window[0], window[0] + 9))
         assert not window[0] <= reference <= window[-1]
-    window, reference = choose_frames(9, 50.0, 3, augment.draw(0, 0, 0))
-    assert np.diff(window).tolist() == [3, 3]
+    window, reference = choose_frames(17, 50.0, 5, augment.draw(0, 0, 0))
+    assert np.diff(window).tolist() == [3] * 4
+    for row in range(50):  # first and last frame are left out where the clip lasts
+        window, _ = choose_frames(20, 16.0, 9, augment.draw(0, 0, row))
+        assert 1 <= window[0] and window[-1] <= 17
+    assert choose_frames(9, 16.0, 9, augment.draw(0, 0, 0))[0] == list(range(9))
 
 
 def test_head_box_by_hand():

@@ -1,0 +1,73 @@
+"""A pool's pose onto a clip, the clip's changed heads, and how they are drawn."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import enhance
+from onetoall_jax.pose.draw import Drawer, Style
+from onetoall_jax.pose.keypoints import Pose, to_pose
+from tools.parity.case import Case
+
+CEILING = {"*": {"max_abs": 1e-6}, "images": {"max_abs": 8, "share": 0.0005}}
+
+
+def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The pool's pose as read, as aligned, the new poses and their pictures."""
+    config = case.config
+    height, width = config["height"], config["width"]
+    poses = [to_pose(k, height, width) for k in case.inputs["drv_kp133"]]
+    pool = enhance.pool_pose(
+        case.inputs["pool_kp133"],
+        config["pool_height"],
+        config["pool_width"],
+        config["target_ratio"],
+    )
+    yield from _dict("pool/", [pool], single=True)
+    aligned = enhance.aligned(pool, poses[0])
+    yield from _dict("aligned/", [aligned], single=True)
+    draws = recorded(config["draws"])
+    made, limb, face = enhance.changed(
+        poses, aligned, draws, config["limb_change_prob"], config["face_change_prob"]
+    )
+    yield from _dict("new/", made)
+    style = Style(light_head=limb, light_face=limb or face)
+    drawer = Drawer(height, width)
+    yield "images", np.stack([drawer(pose, style) for pose in made])
+
+
+def recorded(draws: list[Mapping[str, Any]]) -> enhance.Draws:
+    """The case's draws, each kind in its order.
+
+    Raises:
+      ValueError: more are asked for than were recorded.
+    """
+
+    def of(start: str) -> Iterator[float]:
+        return iter([d["value"] for d in draws if d["meaning"].startswith(start)])
+
+    limb, face = next(of("limb change")), next(of("face change"))
+    strengths = of("face strength")
+    pushes = iter([d["value"] for d in draws if "within (0.9,1.1)" in d["meaning"]])
+    strength = next(of("head-limb strength"), 0.0)
+    return enhance.Draws(
+        limb, face, strength, lambda: next(strengths), lambda: next(pushes)
+    )
+
+
+def _dict(
+    prefix: str, poses: list[Pose], single: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
+    joints = np.arange(18)
+    arrays = {
+        "candidate": [p.body for p in poses],
+        "score": [p.body_score[None] for p in poses],
+        "subset": [np.where(p.body_visible, joints, -1)[None] for p in poses],
+        "hands": [p.hands for p in poses],
+        "hands_score": [p.hands_score for p in poses],
+        "faces": [p.face[None] for p in poses],
+        "faces_score": [p.face_score[None] for p in poses],
+    }
+    for name, values in arrays.items():
+        yield prefix + name, values[0] if single else np.stack(values)
