@@ -1,7 +1,6 @@
 """Animates a picture: reference and driving clip in, videos and a report out.
 
-    python sample.py --checkpoint=runs/tiny/stage3 \\
-        --reference=me.png --driving=dance.mp4 --out=out
+    python sample.py --reference=me.png --driving=dance.mp4 --out=out
     python sample.py --checkpoint=checkpoints/onetoall \\
         --config=configs/stage3.py:1_3b \\
         --reference=me.png --driving=dance.mp4 --out=out
@@ -58,7 +57,9 @@ def main(argv: list[str]) -> None:
         help="video, picture or key points (.npz)",
     )
     parser.add_argument("--out", type=Path, required=True, help="must not exist")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a run")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a run; without one, the tiny model shipped"
+    )
     parser.add_argument("--config", help="settings instead of the checkpoint's")
     parser.add_argument("--reference_keypoints", type=Path, help=".npz")
     parser.add_argument("--driving_keypoints", type=Path, help=".npz")
@@ -71,13 +72,13 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if (args.height is None) != (args.width is None):
         raise UserError("Give both --height and --width, or neither.")
-    from onetoall_jax.pipelines.animate import animate
+    from onetoall_jax.pipelines.animate import SHIPPED, animate
 
     report = animate(
         args.reference,
         args.driving,
         args.out,
-        checkpoint=args.checkpoint,
+        checkpoint=args.checkpoint or SHIPPED,
         reference_keypoints=args.reference_keypoints,
         driving_keypoints=args.driving_keypoints,
         size=(args.height, args.width) if args.height else None,

@@ -4,6 +4,7 @@ A run lives in its folder (--workdir, by default runs/<name of the config>): rec
 metrics, checkpoints. Started again with the same settings, it goes on where it stood.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,5 +51,18 @@ def main(argv: Sequence[str]) -> None:
     run(batches)
 
 
+def _flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a setting that the configuration lacks is one sentence."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        cause: object = error  # the library wraps one exception in another
+        while isinstance(cause, BaseException) and cause.args:
+            cause = cause.args[0]
+        said = " ".join(str(cause).split())
+        print(f"error: --config has no setting {said}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_flags)

@@ -32,6 +32,9 @@ from onetoall_jax.sampling import clip, guidance
 from onetoall_jax.sampling.euler import Inputs
 from onetoall_jax.sampling.sampler import Sampler
 
+# A tiny model, trained as the report beside it says; what to try first.
+SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+
 
 class Animator(NamedTuple):
     """A loaded checkpoint, ready to draw clips.
@@ -65,6 +68,11 @@ def load(
     """
     folder = Path(checkpoint)
     settings = _settings(folder, run)
+    if not settings.model.reference_layers:
+        raise UserError(
+            f"{folder} is a base that takes no reference: give a checkpoint of stage 1 "
+            "or later."
+        )
     changed = {**config.to_dict(settings.sampling), **(overrides or {})}
     sampling = config.build(type(settings.sampling), changed, "sampling")
     codec = codecs.build(settings.codec, settings.model.patch)
