@@ -69,6 +69,7 @@ _AUGMENT = (
         zoom=0.0,
         without_face=0.0,
         reference_first=0.2,
+        hand_regions=False,
     ),
     dict(
         drop_all=0.1,

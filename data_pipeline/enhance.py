@@ -76,15 +76,18 @@ def pool_pose(keypoints: np.ndarray, height: int, width: int, aspect: float) -> 
 
 
 def aligned(pool: Pose, first: Pose) -> Pose:
-    """The pool's pose scaled and moved onto the clip's first frame."""
+    """The pool's pose scaled and moved onto the clip's first frame.
+
+    The body is computed in float32 throughout, as released; face and hands are not.
+    """
     p, d = pool.body.astype(np.float32), first.body.astype(np.float32)
 
     def seen(*joints: int) -> bool:
         scores = [pose.body_score[list(joints)] for pose in (pool, first)]
         return all((s >= _SURE).all() for s in scores)
 
-    def quotient(of_d: np.floating, of_p: np.floating) -> float:
-        return 1.0 if of_p <= _TINY else float(of_d / of_p)
+    def quotient(of_d: np.floating, of_p: np.floating) -> np.floating:
+        return np.float32(1) if of_p <= _TINY else of_d / of_p
 
     def torso(b: np.ndarray) -> np.floating:
         return abs((b[8, 1] + b[11, 1]) / 2 - (b[2, 1] + b[5, 1]) / 2)
@@ -95,14 +98,13 @@ def aligned(pool: Pose, first: Pose) -> Pose:
     else:
         i, j = (2, 5) if seen(2, 5) else (16, 17)
         far = [np.linalg.norm(b[i] - b[j]) for b in (d, p)]
-        ratio = np.full(2, quotient(far[0], far[1]))
+        ratio = np.repeat(quotient(far[0], far[1]), 2)
     neck = p[1]
 
     def moved(points: np.ndarray) -> np.ndarray:
         return neck + (points - neck) * ratio + (d[1] - neck)
 
-    body = moved(p).astype(np.float32)
-    return pool._replace(body=body, hands=moved(pool.hands), face=moved(pool.face))
+    return pool._replace(body=moved(p), hands=moved(pool.hands), face=moved(pool.face))
 
 
 def changed(
@@ -142,10 +144,10 @@ def _bone_ratios(
     made = {}
     for i, j in _BONES:
         theirs, ours = (float(np.linalg.norm(b[i] - b[j])) for b in (other, own))
-        ratio = 1.0
-        if min(theirs, ours) > _TINY:
-            ratio = min(max(theirs / ours, 0.5), 2.0)
-        t = _pushed(ratio, draws)
+        if min(theirs, ours) <= _TINY:
+            made[i, j] = 1.0  # nothing to compare, and no draw
+            continue
+        t = _pushed(min(max(theirs / ours, 0.5), 2.0), draws)
         made[i, j] = (1 - draws.strength) + draws.strength * t
     return made
 

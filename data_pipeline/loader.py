@@ -97,7 +97,7 @@ class Load:
             config.canvas_side,
             face,
             change,
-            hands=length > 1,
+            hands=config.augment.hand_regions and length > 1,
         )
         if length == 1:
             sample = dataclasses.replace(sample, pair=True)
@@ -129,19 +129,19 @@ def whole_sample(
       temporal: frames in a latent frame.
       face: draw the face points.
       change: of the driving head, or None.
-      hands: count hands as regions; not in pictures.
+      hands: count hands as regions beside heads; the release does not in pictures.
     """
     size = height, width = clip.frames.shape[1], clip.frames.shape[2]
-    points, target = clip.keypoints, clip.keypoints[-1:]
-    window = points[:-1]
+    points = clip.keypoints
+    window, last = points[:-1], points[-1:]
     region = masks.heads(window, *size, temporal)
     if hands:
         region = np.maximum(region, masks.hands(window, *size, temporal))
     text = masks.keep(clip.text_boxes[:-1], len(window), *size, temporal)
-    head = masks.heads(target, *size, temporal)
+    head = masks.heads(last, *size, temporal)
     if change is not None:
         poses = _changed(window, height, width, canvas_side, face, change)
-        shown = draw_poses(target, height, width, canvas_side, Style(face=face))
+        shown = draw_poses(last, height, width, canvas_side, Style(face=face))
     elif clip.poses is not None and face:
         poses, shown = clip.poses[:-1], clip.poses[-1:]
     else:

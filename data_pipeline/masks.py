@@ -5,13 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from onetoall_jax.geometry import Geometry
-from onetoall_jax.pose.keypoints import FACE, LEFT_HAND, RIGHT_HAND
+from onetoall_jax.pose.keypoints import to_pose
 
 _SURE = 0.8  # mean score from which a face or hand is believed
 Box = tuple[int, int, int, int]
 
 
-def _bounds(points: np.ndarray) -> Box:
+def _bounds(points: np.ndarray, height: int, width: int) -> Box:
+    """Box in pixels of points relative to the frame.
+
+    Weak points lie at (-1, -1) and count, as in the release: one of them in a face or
+    hand that is sure as a whole stretches the box to the upper left corner.
+    """
+    points = points * (width, height)
     low, high = points.min(axis=0), points.max(axis=0)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
@@ -32,28 +38,28 @@ def head_box(keypoints: np.ndarray, height: int, width: int) -> Box | None:
 
     Source: section 7 of the released data page.
     """
-    face = keypoints[FACE]
-    if face[:, 2].mean() < _SURE:
+    pose = to_pose(keypoints, height, width)
+    if pose.face_score.mean() < _SURE:
         return None
-    x1, y1, x2, y2 = _bounds(face[:, :2])
+    x1, y1, x2, y2 = _bounds(pose.face, height, width)
     raised = (x1, max(0, y1 - int(0.4 * (y2 - y1))), x2, y2)
     return _widen(raised, 0.1, height, width)
 
 
 def hand_boxes(keypoints: np.ndarray, height: int, width: int) -> list[Box] | None:
     """Boxes of both hands; None if either is unsure, as in the release."""
-    boxes = []
-    for part in (LEFT_HAND, RIGHT_HAND):
-        if keypoints[part, 2].mean() < _SURE:
-            return None
-        box = _bounds(keypoints[part, :2])
-        boxes.append(_widen(box, 0.2, height, width))
-    return boxes
+    pose = to_pose(keypoints, height, width)
+    if (pose.hands_score.mean(axis=1) < _SURE).any():
+        return None
+    boxes = (_bounds(hand, height, width) for hand in pose.hands)
+    return [_widen(box, 0.2, height, width) for box in boxes]
 
 
 def _fill(mask: np.ndarray, box: Box) -> None:
     x1, y1, x2, y2 = box
-    mask[max(0, y1) : max(0, y2), max(0, x1) : max(0, x2)] = 1
+    # Beyond the left or upper edge x2 or y2 is negative and counts from the far side,
+    # as in the release.
+    mask[y1:y2, x1:x2] = 1
 
 
 def _latent_frames(num_frames: int, stride: int) -> list[list[int]]:

@@ -23,6 +23,7 @@ class AugmentConfig:
       change_every_frame: draw that change for each frame anew, as released: it jitters.
       released_pictures: vary pictures by the release's own rules, slips included,
         rather than as clips.
+      hand_regions: count hands of clips as regions, beside heads.
     """
 
     drop_all: float = 0.1
@@ -36,6 +37,7 @@ class AugmentConfig:
     change_pose: float = 0.0
     change_every_frame: bool = False
     released_pictures: bool = False
+    hand_regions: bool = True
 
     @classmethod
     def none(cls) -> "AugmentConfig":
@@ -57,7 +59,9 @@ def stage_defaults(stage: int) -> AugmentConfig:
         raise UserError(f"There is no stage {stage}: choose from 0, 1, 2 and 3.")
     table = {
         0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
-        1: AugmentConfig(0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 0.0, reference_first=0.2),
+        1: AugmentConfig(
+            0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 0.0, reference_first=0.2, hand_regions=False
+        ),
         2: AugmentConfig(change_pose=0.7),
         3: AugmentConfig(mask_face=0.3, keep_reference=0.3, change_pose=0.5),
     }

@@ -1,4 +1,4 @@
-"""What people get wrong, run as they would run it: one sentence, exit code 2, no file."""
+"""What people get wrong, as they would run it: one sentence, exit code 2, no file."""
 
 import json
 import os
@@ -103,8 +103,10 @@ def test_wrong_kind(given, tmp_path):
 
 
 def test_wrong_size(given, tmp_path):
-    done = train(given, tmp_path / "run", "--config.model.mlp_dim=32", stage=1,
-                 *[f"--config.init_from={given / 'base'}"])  # fmt: skip
+    start = f"--config.init_from={given / 'base'}"
+    done = train(
+        given, tmp_path / "run", "--config.model.mlp_dim=32", start, stage=1
+    )
     refused(done, "of another size")
 
 
