@@ -2,7 +2,8 @@
 
 Two chains: YOLOv10 with ViTPose (inference) and YOLOX with DWPose (training). The
 networks themselves are not here, only what stands before and after them. Orders of
-operations are the release's: integer boxes meet exact halves, where rounding decides.
+operations and number types are the release's: integer boxes meet exact halves and
+coordinates are cut to whole pixels, so the last bit decides.
 
 Source: sections 3 and 7 of the released preprocessing page.
 """
@@ -12,8 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
+MEAN = np.array((0.485, 0.456, 0.406))
+STD = np.array((0.229, 0.224, 0.225))
 _SIDE = 640  # of the person detectors' input
 _PADDING = 1.25  # of a person's box
 _UNIT = 200.0  # in which box sizes are kept
@@ -33,13 +34,20 @@ class Box(NamedTuple):
 def person_input(picture: np.ndarray) -> np.ndarray:
     """RGB [H,W,3] -> [3,640,640] float32 in 0..1; the aspect is not kept."""
     resized = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
-    return (resized.astype(np.float32) / 255).transpose(2, 0, 1)
+    return (resized / 255).transpose(2, 0, 1).astype(np.float32)
 
 
 def choose_person(
-    raw: np.ndarray, height: int, width: int, sure: float = 0.05, overlap: float = 0.5
+    raw: np.ndarray,
+    height: int,
+    width: int,
+    sure: float = 0.05,
+    overlap: float = 0.5,
+    share: float = 0.4,
 ) -> np.ndarray:
     """The person of a frame: x1, y1, x2, y2 in pixels and the score, float64.
+
+    The largest box; one whose longer side is under `share` of the longest is no rival.
 
     Args:
       raw: [n,6] corners, score and class at 640x640, or [84,n] centres, sizes and
@@ -47,22 +55,16 @@ def choose_person(
     Returns:
       [5]; the whole frame with score -1 where there is nobody.
     """
-    corners, scores, classes = _rows(raw)
-    kept = scores >= sure
-    corners, scores, classes = corners[kept], scores[kept], classes[kept]
-    corners = corners * np.array([width, height, width, height]) / _SIDE
-    boxes = corners.copy()
-    boxes[:, 2:] -= boxes[:, :2]
-    boxes = boxes.astype(np.int32)
+    boxes, scores, classes = _found(raw, height, width, sure)
     order = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), sure, overlap)
     people = [
         i for i in np.array(order, int).ravel() if classes[i] == 0 and scores[i] > sure
     ]
-    best, area = None, 0
+    best, area = None, -np.inf
     longest = max((boxes[i, 2:].max() for i in people), default=0)
     for i in people:
         wide, tall = (int(v) for v in boxes[i, 2:])
-        if wide * tall > area and max(wide, tall) >= 0.4 * longest:
+        if wide * tall > area and max(wide, tall) >= share * longest:
             best, area, longest = i, wide * tall, max(wide, tall)
     if best is None:
         return np.array([0, 0, width, height, -1], np.float64)
@@ -70,14 +72,24 @@ def choose_person(
     return np.array([x, y, x + wide, y + tall, scores[best]], np.float64)
 
 
-def _rows(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(corners [n,4], scores [n], classes [n]) of either output format."""
+def _found(
+    raw: np.ndarray, height: int, width: int, sure: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x, y, width, height [n,4] int32 in pixels, scores [n] float64, classes [n])."""
+    factor = np.array([width, height]) / _SIDE
     if raw.shape[-1] == 6:
-        return raw[:, :4].astype(np.float64), raw[:, 4], raw[:, 5].astype(int)
-    rows = raw.T
-    centre, half = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64) / 2
-    corners = np.concatenate([centre - half, centre + half], axis=1)
-    return corners, rows[:, 4:].max(axis=1), rows[:, 4:].argmax(axis=1)
+        rows = raw[raw[:, 4] >= sure]
+        scores, classes = rows[:, 4], rows[:, 5]
+        # Sizes are differences of corners that were rounded to the raw type.
+        low = (rows[:, :2] * factor).astype(raw.dtype)
+        sizes = (rows[:, 2:4] * factor).astype(raw.dtype) - low
+    else:
+        rows = raw.T[raw[4:].max(axis=0) >= sure]
+        scores, classes = rows[:, 4:].max(axis=1), rows[:, 4:].argmax(axis=1)
+        low = (rows[:, :2] - rows[:, 2:4] / 2) * factor
+        sizes = rows[:, 2:4] * factor
+    boxes = np.concatenate([low, sizes], axis=1).astype(np.int32)
+    return boxes, scores.astype(np.float64), classes
 
 
 # --- ViTPose -------------------------------------------------------------------------
@@ -116,7 +128,7 @@ def heatmap_input(picture: np.ndarray, box: Box, height: int, width: int) -> np.
     if y0 < y1 and x0 < x1:
         crop[y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
     resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
-    return ((resized / 255 - MEAN) / STD).transpose(2, 0, 1)
+    return ((resized / 255 - MEAN) / STD).transpose(2, 0, 1).astype(np.float32)
 
 
 def heatmap_points(heatmaps: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -129,47 +141,52 @@ def heatmap_points(heatmaps: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarr
     scores, index = flat.max(axis=1), flat.argmax(axis=1)
     points = np.stack([index % width, index // width], axis=1).astype(np.float32)
     points[scores <= 0] = -1
-    for k in range(count):
+    for k in np.flatnonzero(scores > 0):
         points[k] += _step(np.log(np.maximum(_blurred(heatmaps[k]), 1e-10)), points[k])
-    size = box.size.astype(np.float32)
-    grid = np.array((width, height), np.float32)
-    return points * (size / grid) + box.centre - size / 2, scores
+    placed = points * (box.size / (width, height)) + box.centre - box.size / 2
+    return placed.astype(np.float32), scores
 
 
 def _blurred(heatmap: np.ndarray, kernel: int = 11) -> np.ndarray:
     edge = (kernel - 1) // 2
     wide = np.pad(heatmap.astype(np.float32), edge)
     soft = cv2.GaussianBlur(wide, (kernel, kernel), 0)[edge:-edge, edge:-edge]
-    highest = soft.max()
-    return soft * (heatmap.max() / highest) if highest else soft
+    return soft * (heatmap.max() / soft.max())
 
 
 def _step(h: np.ndarray, point: np.ndarray) -> np.ndarray:
     x, y = int(point[0]), int(point[1])
     if not (1 < x < h.shape[1] - 2 and 1 < y < h.shape[0] - 2):
-        return np.zeros(2)
+        return np.zeros(2, np.float32)
     slope = 0.5 * np.array([h[y, x + 1] - h[y, x - 1], h[y + 1, x] - h[y - 1, x]])
     dxx = 0.25 * (h[y, x + 2] - 2 * h[y, x] + h[y, x - 2])
     dyy = 0.25 * (h[y + 2, x] - 2 * h[y, x] + h[y - 2, x])
     dxy = 0.25 * (h[y + 1, x + 1] - h[y - 1, x + 1] - h[y + 1, x - 1] + h[y - 1, x - 1])
-    curvature = np.array([[dxx, dxy], [dxy, dyy]], np.float64)
     if dxx * dyy - dxy**2 == 0:
-        return np.zeros(2)
-    return -np.linalg.inv(curvature) @ slope
+        return np.zeros(2, np.float32)
+    try:
+        return -np.linalg.inv(np.array([[dxx, dxy], [dxy, dyy]])) @ slope
+    except np.linalg.LinAlgError:  # singular only after the solver's own rounding
+        return np.zeros(2, np.float32)
 
 
 # --- YOLOX ---------------------------------------------------------------------------
 
 
-def letterbox(picture: np.ndarray) -> tuple[np.ndarray, float]:
-    """([3,640,640] float32 of 0..255, ratio): shrunk, top left on grey."""
-    height, width = picture.shape[:2]
+def letterbox_size(height: int, width: int) -> tuple[int, int, float]:
+    """(height, width, ratio) of a picture fitted into the 640 square."""
     ratio = min(_SIDE / height, _SIDE / width)
-    size = int(width * ratio), int(height * ratio)
+    return int(height * ratio), int(width * ratio), ratio
+
+
+def letterbox(picture: np.ndarray) -> np.ndarray:
+    """[H,W,3] -> [3,640,640] float32 of 0..255, fitted, top left on grey."""
+    height, width, _ = letterbox_size(*picture.shape[:2])
     canvas = np.full((_SIDE, _SIDE, 3), 114, np.uint8)
-    resized = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-    canvas[: size[1], : size[0]] = resized
-    return canvas.transpose(2, 0, 1).astype(np.float32), ratio
+    canvas[:height, :width] = cv2.resize(
+        picture, (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    return canvas.transpose(2, 0, 1).astype(np.float32)
 
 
 def yolox_rows(raw: np.ndarray, strides: tuple[int, ...] = (8, 16, 32)) -> np.ndarray:
@@ -197,7 +214,8 @@ def yolox_people(
     """Boxes [n,4] of people (x1, y1, x2, y2 in pixels of the picture), best first.
 
     Args:
-      rows: of `yolox_rows`; ratio: of `letterbox`.
+      rows: of `yolox_rows`; ratio: of `letterbox_size`.
+      first, final: scores to be passed before and after overlaps are dropped.
     """
     centre, half = rows[:, :2], rows[:, 2:4] / 2
     boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
@@ -205,9 +223,8 @@ def yolox_people(
     kept = scores > first
     boxes, scores = boxes[kept], scores[kept]
     chosen = _without_overlaps(boxes, scores, overlap)
-    return np.array(
-        [boxes[i] for i in chosen if scores[i] > final], np.float64
-    ).reshape(-1, 4)
+    people = [boxes[i] for i in chosen if float(scores[i]) > final]
+    return np.array(people, np.float64).reshape(-1, 4)
 
 
 def _without_overlaps(
@@ -230,6 +247,11 @@ def _without_overlaps(
 _SIMCC_MEAN = np.array((123.675, 116.28, 103.53))
 _SIMCC_STD = np.array((58.395, 57.12, 57.375))
 _SIMCC_SPLIT = 2.0
+
+
+def people_or_frame(people: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes [n,4] of `yolox_people`, or the whole frame where nobody was found."""
+    return people if len(people) else np.array([[0, 0, width, height]], np.float64)
 
 
 def simcc_box(box: np.ndarray, height: int, width: int) -> Box:

@@ -44,13 +44,14 @@ def _heatmap(case: Case) -> Outputs:
         yield name + "center", made.centre
         yield name + "scale", made.size / 200
     yield "net_input", decode.heatmap_input(picture, box, height, width)
-    points, scores = decode.heatmap_points(maps[0], box)
-    yield "points", points[None]
-    yield "prob", scores[None, :, None]
+    found = [decode.heatmap_points(m, box) for m in maps]
+    yield "points", np.stack([points for points, _ in found])
+    yield "prob", np.stack([scores[:, None] for _, scores in found])
 
 
 def _simcc(case: Case) -> Outputs:
-    picture, boxes = case.inputs["image"], case.inputs["boxes"]
+    picture = case.inputs["image"]
+    boxes = decode.people_or_frame(case.inputs["boxes"], *picture.shape[:2])
     width, height = case.config["input_wh"]
     places = [decode.simcc_box(box, height, width) for box in boxes]
     yield "center", np.stack([b.centre for b in places])
@@ -71,23 +72,26 @@ def _simcc(case: Case) -> Outputs:
 
 
 def _yolox(case: Case) -> Outputs:
-    _, ratio = decode.letterbox(case.inputs["image"])
     index = case.inputs["row_index"]
     raw = np.tile(case.inputs["background_row"], (8400, 1))
     raw[index] = case.inputs["rows"]
     rows = decode.yolox_rows(raw)
     yield "decoded_rows", rows[index, :4]
-    height, width = case.inputs["image"].shape[:2]
-    yield "letterbox_size", np.array([int(height * ratio), int(width * ratio)])
-    yield "boxes", decode.yolox_people(rows, ratio)
+    *size, ratio = decode.letterbox_size(*case.inputs["image"].shape[:2])
+    yield "letterbox_size", np.array(size)
+    thresholds = (case.config[k] for k in ("nms_iou", "score_first", "score_final"))
+    boxes = decode.yolox_people(rows, ratio, *thresholds)
+    recorded = case.outputs["boxes"]
+    if not boxes.size and not recorded.size:  # flat in the release if no row passes
+        boxes = boxes.reshape(recorded.shape)
+    yield "boxes", boxes
 
 
 def _person_box(case: Case) -> Outputs:
     size = case.config["raw_hw"]
-    yield (
-        "bbox",
-        np.stack([decode.choose_person(raw, *size) for raw in case.inputs["raw"]]),
-    )
+    limits = [case.config[k] for k in ("conf", "iou", "shape_ratio")]
+    boxes = [decode.choose_person(raw, *size, *limits) for raw in case.inputs["raw"]]
+    yield "bbox", np.stack(boxes)
 
 
 def _map133(case: Case) -> Outputs:
