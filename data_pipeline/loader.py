@@ -1,7 +1,7 @@
 """Batches for one host, read through grain; the only state is the step."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -221,9 +221,14 @@ def choose_frames(
         every = list(inside[::stride])
     start = augment.integer(draws.window, 0, max(0, len(every) - num_frames))
     window = every[start : start + num_frames]
-    outside = [i for i in inside if not window[0] <= i <= window[-1]]
-    choices = outside or list(inside)
+    choices = reference_choices(inside, window)
     return window, choices[augment.integer(draws.reference, 0, len(choices) - 1)]
+
+
+def reference_choices(frames: range, window: Sequence[int]) -> list[int]:
+    """Those of `frames` that lie before or after a window; all of them if none does."""
+    outside = [i for i in frames if not window[0] <= i <= window[-1]]
+    return outside or list(frames)
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:

@@ -130,14 +130,14 @@ def _pictures(clips: Batch, result: np.ndarray, out: Path) -> None:
     for i in range(min(6, len(result))):
         reference, pose = clips["reference_u8"][i], clips["pose_u8"][i]
         truth = clips["frames_u8"][i]
+        blank = np.full_like(reference, 255)
         rows += [
-            (f"clip {i}: reference", reference[None]),
-            ("pose", pose),
-            ("truth", truth),
-            ("result", result[i]),
+            (f"clip {i}: reference, driving pose", np.stack([reference, *pose])),
+            ("truth", np.stack([blank, *truth])),
+            ("result", np.stack([blank, *result[i]])),
         ]
         videos.append(media.side_by_side(reference, pose, truth, result[i]))
-    sheet = media.contact_sheet(rows, columns=truth.shape[0], height=96)
+    sheet = media.contact_sheet(rows, columns=len(truth) + 1, height=96)
     media.write_image(out / "held_out.png", sheet)
     grid = media.enlarged(np.concatenate(videos, axis=1), 3)
     # Three times, because nine frames are over in a second.

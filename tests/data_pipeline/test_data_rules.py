@@ -161,6 +161,24 @@ def test_head_box_by_hand():
     assert masks.head_box(points, 96, 64) is None
 
 
+def test_a_weak_point_stretches_a_sure_head_to_the_corner():
+    points = np.zeros((133, 3))
+    points[23:91] = (40, 60, 0.9)
+    points[30] = (41, 61, 0.1)
+    # It lies at (-64, -96): 104 wide, widened by 10.4; raised to 0, 60 tall.
+    assert masks.head_box(points, 96, 64) == (0, 0, 50, 66)
+
+
+def test_a_hand_beyond_the_left_edge_wraps_round_as_released():
+    points = np.zeros((1, 133, 3))
+    points[:, 91:] = (-10, 40, 0.9)
+    points[:, 91] = (-30, 20, 0.9)
+    points[:, 112] = (-30, 20, 0.9)
+    mask = masks.hands(points, 96, 64, 4)[0]
+    # -30..-10 widened by 4: 0 to the sixth column from the right.
+    assert mask[16:44, : 64 - 6].all() and mask.sum() == 28 * 58
+
+
 def test_one_unsure_frame_clears_its_latent_frame():
     points = np.zeros((9, 133, 3))
     points[:, 23:91] = (40, 60, 0.9)

@@ -53,6 +53,24 @@ def test_bones_and_face():
     np.testing.assert_allclose(made.face[36], (0.230826, 0.623383), atol=1e-5)
 
 
+def test_a_bone_without_length_stays_and_asks_for_no_draw():
+    flat = pose(0)._replace(body=np.zeros((18, 2)))
+    asked = []
+    drawn = enhance.Draws(0, 0.9, 0.4, lambda: 0.75, lambda: asked.append(1) or 0.5)
+    (made,), limb, _ = enhance.changed([flat], ALIGNED, drawn)
+    assert limb
+    np.testing.assert_array_equal(made.body, flat.body)
+    other = ALIGNED.face
+    near = [np.linalg.norm(other[i] - other[j]) for i, j in ((36, 45), (33, 8))]
+    own = [np.linalg.norm(flat.face[i] - flat.face[j]) for i, j in ((36, 45), (33, 8))]
+    assert len(asked) == sum(0.9 < a / b < 1.1 for a, b in zip(near, own, strict=True))
+
+
+def test_alignment_keeps_the_body_in_float32():
+    assert ALIGNED.body.dtype == np.float32
+    assert ALIGNED.face.dtype == ALIGNED.hands.dtype == np.float64
+
+
 def test_the_face_alone():
     (made,), limb, face = enhance.changed([pose(0)], ALIGNED, draws(0.9, 0))
     assert face and not limb

@@ -120,6 +120,16 @@ def test_face_masks_hide_the_reference_but_not_the_clip(config):
     assert touched
 
 
+def test_hands_count_as_regions_unless_switched_off(config):
+    plain = AugmentConfig.none()
+    heads = dataclasses.replace(plain, hand_regions=False)
+    both, without = (
+        np.stack([b["region_u8"].sum() for b in take(c, 8)])
+        for c in (dataclasses.replace(config, augment=a) for a in (plain, heads))
+    )
+    assert (without <= both).all() and 0 < without.sum() < both.sum()
+
+
 def test_held_out_batches_never_change(config):
     test = dataclasses.replace(config, split="test", batch=2)
     first = list(loader.evaluation_batches(test, GEOMETRY, 3, 2))

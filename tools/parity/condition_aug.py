@@ -35,7 +35,12 @@ _MEANING = {
 
 
 def run(case: Case, dtype: Any) -> Outputs:
-    """Every branch of the case, or the one sample it holds."""
+    """Every branch of the case, or the one sample it holds.
+
+    Raises:
+      ValueError: what a branch leaves alone was changed, or the recorded reference is
+        none of the frames that ours would be chosen from.
+    """
     if "sub" in case.config:
         for sub in case.config["sub"]:
             yield from _branch(case, sub)
@@ -120,6 +125,8 @@ def _branch(case: Case, sub: Mapping[str, Any]) -> Outputs:
     for name, value in outputs.items():
         if f"s{sub['i']}/{name}" in case.outputs:
             yield f"s{sub['i']}/{name}", value
+        elif name in sub["unchanged"] and not np.array_equal(value, inputs[name]):
+            raise ValueError(f"{case.path.name}: {name} of {sub['branch']} changed")
 
 
 def _change(case: Case, recorded: Recorded) -> loader.Change | None:
@@ -136,11 +143,10 @@ def _clip_sample(case: Case) -> Outputs:
     config, recorded = case.config, case.config["draws"]
     frames, height, width = config["bucket_thw"]
     draws = _draws(recorded)
-    chosen = next(d for d in recorded if d["meaning"].startswith("frame index"))
-    window, _ = loader.choose_frames(
-        config["source_frames"], config["fps"], frames, draws
-    )
-    reference = chosen["value"]
+    start, end = config["start_frame"], config["end_frame"]
+    window, _ = loader.choose_frames(end - start, config["fps"], frames, draws)
+    window = [start + i for i in window]
+    reference = _reference(case, window)
     yield "train_indices", np.array(window)
     yield "ref_index", np.array([reference])
     wanted = [*window, reference]
@@ -150,13 +156,27 @@ def _clip_sample(case: Case) -> Outputs:
         case.inputs["kp133"][wanted],
         config["fps"],
         None,
-        [boxes[i] for i in wanted],
+        [boxes[i] for i in wanted] if boxes else [],
     )
     face = draws.face >= config["without_face_prob"]
-    sample = loader.whole_sample(
-        clip, _TEMPORAL, _CANVAS, face, _change(case, recorded)
-    )
+    change, hands = _change(case, recorded), config["hand_mask"]
+    sample = loader.whole_sample(clip, _TEMPORAL, _CANVAS, face, change, hands=hands)
     yield from _finished(sample, case, draws, (height, width))
+
+
+def _reference(case: Case, window: Sequence[int]) -> int:
+    """Our frame at the recorded place in as many choices as were recorded."""
+    drawn = (d for d in case.config["draws"] if d["meaning"].startswith("frame index"))
+    chosen = next(drawn)
+    inside = range(1, case.config["source_frames"] - 1)
+    choices = loader.reference_choices(inside, window)
+    count = int(chosen["args"][0].removeprefix("list of "))
+    if len(choices) != count or chosen["value"] not in choices:
+        raise ValueError(
+            f"{case.path.name}: reference {chosen['value']} of {count} frames, "
+            f"ours are {len(choices)}: {choices[0]}..{choices[-1]}"
+        )
+    return chosen["value"]
 
 
 def _pair_sample(case: Case) -> Outputs:
@@ -175,7 +195,9 @@ def _pair_sample(case: Case) -> Outputs:
     sample = loader.whole_sample(
         clip, _TEMPORAL, _CANVAS, face, _change(case, config["draws"]), hands=False
     )
-    sample = dataclasses.replace(sample, pair=config["is_same_image"])
+    # Where a pair is masked, it is around the head of the target.
+    box = loader.bounding_box(sample.region[0])
+    sample = dataclasses.replace(sample, pair=config["is_same_image"], face_box=box)
     yield from _finished(sample, case, draws, config["bucket_hw"])
 
 

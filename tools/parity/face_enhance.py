@@ -38,11 +38,7 @@ def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def recorded(draws: list[Mapping[str, Any]]) -> enhance.Draws:
-    """The case's draws, each kind in its order.
-
-    Raises:
-      ValueError: more are asked for than were recorded.
-    """
+    """The case's draws, each kind in its order; asking for more of them fails."""
 
     def of(start: str) -> Iterator[float]:
         return iter([d["value"] for d in draws if d["meaning"].startswith(start)])
