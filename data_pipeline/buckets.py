@@ -74,6 +74,7 @@ def assign(
     """Bucket of a row (height, width, frames, frames a second); None leaves it out.
 
     Args:
+      row: fps may be NaN: every frame then counts.
       index: number of the row, which its draws come from.
       seed: of the epoch.
     Raises:
@@ -81,8 +82,10 @@ def assign(
     Source: section 2 of the released data page.
     """
     height, width, length, fps = row
-    stride = max(1, int(np.round(fps / 16))) if length > 1 else 1
-    length = min(length, int(_LONGEST_SECONDS * fps)) if length > 1 else 1
+    stride = 1
+    if length > 1 and not np.isnan(fps):
+        stride = max(1, int(np.round(fps / 16)))
+        length = min(length, int(_LONGEST_SECONDS * fps))
     seed += index * sum(2 * len(_table(r).sizes) for r in resolutions)
     return choose(resolutions, num_frames, (height, width, length), stride, seed)
 

@@ -77,6 +77,12 @@ def test_rows_take_the_released_aspects():
     assert found == [1.75, 1.75, 1.75, 1.0, 1.46, 0.57, 1.75, 2.40, 0.57]
 
 
+def test_a_clip_without_a_known_rate_counts_every_frame():
+    for length, frames in ((29, 29), (28, 1)):
+        bucket = buckets.assign(MOCHI, 29, (672, 384, length, float("nan")), 0, 43)
+        assert bucket is not None and bucket.num_frames == frames
+
+
 def test_unknown_tables_and_stages_are_named():
     with pytest.raises(UserError, match="'1024'"):
         buckets.assign((Resolution("1024"),), 29, (512, 512, 30, 16.0), 0, 0)
