@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onetoall_jax.alignment.move import Placement, move
 from onetoall_jax.alignment.person import Person
 
 _ARMS_AND_LEGS = (
@@ -13,9 +14,11 @@ _ARMS_AND_LEGS = (
     ((8, 9), (11, 12)),
     ((9, 10), (12, 13)),
 )
+_NECK = 1
 _TINY = 1e-6
 _SYMMETRIC = 1.5  # largest quotient of left and right
 _TILT = math.radians(30)
+SURE = 0.9  # score from which a joint is compared
 
 
 def choose(reference: Person, driving: Sequence[Person]) -> int:
@@ -26,13 +29,18 @@ def choose(reference: Person, driving: Sequence[Person]) -> int:
 
     Source: section 5 of the released preprocessing page.
     """
-    r = reference.body[:, :2]
+    r = _points(reference)
 
     def rank(i: int) -> tuple[int, bool, float, int]:
-        c = driving[i].body[:, :2]
+        c = _points(driving[i])
         return -_symmetric(c, r), not _upright(c), _turned(c, r), i
 
     return min(range(len(driving)), key=rank)
+
+
+def _points(person: Person) -> np.ndarray:
+    # The release compares float32 points; a frame may win by the last bit.
+    return person.body[:, :2].astype(np.float32)
 
 
 def _level(v: np.ndarray) -> float:
@@ -69,19 +77,43 @@ def _upright(c: np.ndarray) -> bool:
     return max(tilts) <= _TILT
 
 
-def scale(target: Person, moved: Person, sure: float = 0.9) -> np.float32:
-    """How much larger `target` is than `moved`, in units of their frames.
+def known(one: Person, other: Person, sure: float = SURE) -> np.ndarray:
+    """[20] bool: the body points that both surely show."""
+    # In float32 as recorded: a score of 0.9 counts as sure.
+    least = np.minimum(one.body[:, 2], other.body[:, 2]).astype(np.float32)
+    return least >= np.float32(sure)
+
+
+def place(target: Person, reference: Person, sure: float = SURE) -> Placement:
+    """How to move the reference so that it stands as `target` does.
+
+    Returns:
+      Scale and necks, float32: the release has no finer numbers here.
+    Source: section 4 of the released preprocessing page.
+    """
+    factor = scale(target, reference, sure)
+    return Placement(factor, _points(reference)[_NECK], _points(target)[_NECK])
+
+
+def moved(target: Person, reference: Person, sure: float = SURE) -> Person:
+    """The reference where `place` puts it, in float32 throughout as in the release."""
+    single = Person(*(points.astype(np.float32) for points in reference))
+    return move(single, place(target, reference, sure))
+
+
+def scale(target: Person, reference: Person, sure: float = SURE) -> np.float32:
+    """How much larger `target` is than the reference, in units of their frames.
 
     The mean of shoulder width and torso height where both are surely seen, else the
     distance of the shoulders, else that of the ears whatever their scores.
 
     Source: section 4 of the released preprocessing page.
     """
-    a, r = (p.body[:, :2].astype(np.float32) for p in (target, moved))
+    a, r = _points(target), _points(reference)
+    surely = known(target, reference, sure)
 
     def seen(*points: int) -> bool:
-        scores = [p.body[list(points), 2] for p in (target, moved)]
-        return bool(min(s.min() for s in scores) >= sure)
+        return bool(surely[list(points)].all())
 
     def quotient(of_a: np.float32, of_r: np.float32) -> np.float32:
         return np.float32(1) if of_r <= _TINY else of_a / of_r

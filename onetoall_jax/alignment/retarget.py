@@ -1,11 +1,17 @@
-"""Driving poses given the proportions of the reference, both ways of the release."""
+"""Driving poses given the proportions of the reference, both ways of the release.
+
+Each step has the release's float type, since drawing truncates: in the last bit a
+point may fall on another pixel.
+"""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from onetoall_jax.alignment.person import Person
+from onetoall_jax.alignment import anchor as anchors
+from onetoall_jax.alignment.person import DRAWN, Person
+from onetoall_jax.errors import UserError
 
 _LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
@@ -14,8 +20,10 @@ _LIMBS = (
 )  # fmt: skip
 _TWINS = ((0, 1), (2, 4), (3, 5), (6, 9), (7, 10), (8, 11), (17, 18))
 _EYES_AND_EARS = ((13, 15), (14, 16))
-_FULL, _THREE_QUARTERS, _HALF = 2, 1, 0
+FULL, THREE_QUARTERS, HALF = 2, 1, 0  # how much of the body a picture shows
 _TINY = 1e-6
+_SHIFTED = ("first", "all", "none")
+_DROPPED = (-1, -1, 0)  # a hand's weak point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +34,36 @@ class RetargetConfig:
       sure: score from which a joint's proportion counts (towards the driving person).
       foot_on_ground: compare feet with feet; the release compares the driving ankle
         with the middle of the reference's foot.
-      first_frame_shift: move frame 0 alone to the anchor's place.
+      shifted_frames: which frames move sideways by what puts frame 0 where the anchor
+        stands: "first" leaves a jump after frame 0, "all" keeps the clip together,
+        "none" leaves the anchor's own place.
       same_side_hands: a hand follows the arm of its own side; the release moves the
         other one's points.
+      exchanged_by_own_root: a hand found at the other one's wrist is laid with its root
+        on that wrist; the release takes the other hand's root and misses the wrist.
+      whole_chains: ears follow the eyes, legs the hips; in the release they stay.
+      even_sides: eyes, ears and hips too have one ratio for left and right; in the
+        release only shoulders, arms and legs do.
       hand_threshold: score below which a point of a hand is dropped.
+    Raises:
+      UserError: no such `shifted_frames`.
     """
 
-    sure: float = 0.9
+    sure: float = anchors.SURE
     foot_on_ground: bool = False
-    first_frame_shift: bool = True
+    shifted_frames: str = "first"
     same_side_hands: bool = False
+    exchanged_by_own_root: bool = False
+    whole_chains: bool = False
+    even_sides: bool = False
     hand_threshold: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.shifted_frames not in _SHIFTED:
+            raise UserError(
+                f"shifted_frames is {self.shifted_frames!r}; it takes "
+                f"{', '.join(map(repr, _SHIFTED))}."
+            )
 
 
 def scale_face(face: np.ndarray, other: np.ndarray, nose: np.ndarray) -> np.ndarray:
@@ -54,7 +81,7 @@ def scale_face(face: np.ndarray, other: np.ndarray, nose: np.ndarray) -> np.ndar
     middle = np.mean([*eyes, f[30], f[48], f[54]], axis=0)
     made = face.copy()
     points = middle + (f - middle) * (stretch(36, 45), stretch(27, 8))
-    made[:, :2] = points + nose - points[30]
+    made[:, :2] = points + (nose - points[30])
     return made
 
 
@@ -75,11 +102,17 @@ def to_reference(
       anchor: frame of the driving clip that the bones are compared with.
       driving_size, reference_size: (height, width) in pixels.
     Returns:
-      One person a frame; the left hand is drawn first.
+      One person a frame, relative to the reference's frame; the left hand is drawn
+      first.
     Source: section 6.1 of the released preprocessing page.
     """
     fit = _Fit(driving[anchor], reference, driving_size, reference_size, config)
-    return [fit.frame(person, i == 0) for i, person in enumerate(driving)]
+    shift = fit.sideways(driving[0])
+    shifted = {"first": 1, "all": len(driving), "none": 0}[config.shifted_frames]
+    return [
+        fit.frame(person, shift if i < shifted else 0.0)
+        for i, person in enumerate(driving)
+    ]
 
 
 class _Fit:
@@ -100,26 +133,22 @@ class _Fit:
         self._scale = _size_ratio(s, d, self._from, self._to)
         grown = np.array([int(v * self._scale) for v in self._to], np.float64)
         self._ratios = _bone_ratios(s[:, :2] * self._from, d[:, :2] * grown)
-        self._shown = min(_shown(s), _shown(d))
+        self._shown = min(shown(s), shown(d))
         placed = self._placed(s[:, :2] * self._from, feet=False)
-        target = d[:, :2] * grown
-        if self._shown == _FULL:
-            ground = placed[[10, 13], 1].max()
-            if config.foot_on_ground:
-                ground = max(
-                    (placed[10] + placed[19])[1] / 2, (placed[13] + placed[18])[1] / 2
-                )
-            below = max(
-                (target[10] + target[19])[1] / 2, (target[13] + target[18])[1] / 2
-            )
-            middle = placed[[8, 11], 0].mean()
-            self._offset = np.array(
-                [middle - target[[8, 11], 0].mean(), ground - below]
-            )
-        else:
-            middle = placed[1, 0]
-            self._offset = placed[1] - target[1]
-        self._middle = middle
+        self._middle = self._centre(placed)
+        self._offset = self._from_to(placed, d[:, :2] * grown)
+
+    def _centre(self, q: np.ndarray) -> float:
+        """x [px] that is laid on the reference's."""
+        return q[[8, 11], 0].mean() if self._shown == FULL else q[1, 0]
+
+    def _from_to(self, q: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """[2] px, what to take off the points to stand where the target stands."""
+        if self._shown != FULL:
+            return q[1] - target[1]
+        low = _mid_foot(q) if self._config.foot_on_ground else q[[10, 13], 1].max()
+        across = self._centre(q) - self._centre(target)
+        return np.array([across, low - _mid_foot(target)])
 
     def _placed(self, p: np.ndarray, *, feet: bool) -> np.ndarray:
         """Points [20,2] in pixels with the reference's bones, the neck kept."""
@@ -134,17 +163,20 @@ class _Fit:
                     q[toe] = q[ankle] + foot * (most / length)
         return q
 
-    def frame(self, person: Person, first: bool) -> Person:
+    def sideways(self, person: Person) -> float:
+        """How far [px] a frame stands from the anchor; three quarters do not count."""
+        if self._shown == THREE_QUARTERS:
+            return 0.0
+        q = self._placed(person.body[:, :2] * self._from, feet=True)
+        return self._centre(q) - self._middle
+
+    def frame(self, person: Person, shift: float) -> Person:
         p = person.body[:, :2] * self._from
         q = self._placed(p, feet=True)
-        offset = self._offset.copy()
-        if first and self._config.first_frame_shift:
-            if self._shown == _FULL:
-                offset[0] += q[[8, 11], 0].mean() - self._middle
-            elif self._shown == _HALF:
-                offset[0] += q[1, 0] - self._middle
-        out = (q - offset) / self._scale
-        body = np.concatenate([out / self._to, person.body[:, 2:]], axis=1)
+        out = (q - (self._offset + (shift, 0.0))) / self._scale
+        # The release stores float32 pixels before it divides by the size.
+        points = out.astype(np.float32).astype(np.float64) / self._to
+        body = np.concatenate([points, person.body[:, 2:]], axis=1)
         face = scale_face(person.face, self._reference.face, body[0, :2])
         return Person(body, face, self._hands(person, p, out))
 
@@ -156,28 +188,39 @@ class _Fit:
         def scaled(hand: np.ndarray) -> np.ndarray:
             z = hand.copy()
             z[:, :2] = hand[0, :2] + ratio * (hand[:, :2] - hand[0, :2])
-            z[hand[:, 2] < threshold] = (-1, -1, 0)
+            z[hand[:, 2] < threshold] = _DROPPED
             return z
 
         def shift(hand: np.ndarray, wrist: int) -> np.ndarray:
-            held = hand[0, 2] > 0 or (hand[0, :2] != -1).any()
+            held = (hand[0] != _DROPPED).any()
             return out[wrist] - (hand[0, :2] * self._from if held else p[wrist])
 
         def placed(hand: np.ndarray, by: np.ndarray) -> np.ndarray:
-            kept = (hand[:, :2] != -1).any(axis=1)
-            made = np.trunc(hand[:, :2] * self._from + by) / self._to
-            made = np.where(kept[:, None], made, 0.0)
-            return np.concatenate([made, np.where(kept, hand[:, 2], 0)[:, None]], 1)
+            made = hand.copy()
+            made[:, :2] = np.trunc(hand[:, :2] * self._from + by) / self._to
+            made[(hand == _DROPPED).all(axis=1)] = 0
+            return made
 
         right, left = (scaled(hand) for hand in person.hands)
-        to_right, to_left = shift(right, 4), shift(left, 7)
+        # Hands are detected apart from arms: the right one is that by the right wrist.
         root = right[0, :2] * self._from
         if np.linalg.norm(p[4] - root) > np.linalg.norm(p[7] - root):
-            return np.stack([placed(right, to_left), placed(left, to_right)])
-        return np.stack([placed(left, to_left), placed(right, to_right)])
+            roots = right, left
+            if not self._config.exchanged_by_own_root:
+                roots = left, right
+            shifts = shift(roots[0], 7), shift(roots[1], 4)
+            return np.stack([placed(right, shifts[0]), placed(left, shifts[1])])
+        return np.stack([placed(left, shift(left, 7)), placed(right, shift(right, 4))])
 
 
-def _size_ratio(s: np.ndarray, d: np.ndarray, of_s: np.ndarray, of_d: np.ndarray):
+def _mid_foot(q: np.ndarray) -> float:
+    """y of the lower foot, halfway from ankle to toe."""
+    return max((q[10, 1] + q[19, 1]) / 2, (q[13, 1] + q[18, 1]) / 2)
+
+
+def _size_ratio(
+    s: np.ndarray, d: np.ndarray, of_s: np.ndarray, of_d: np.ndarray
+) -> float:
     for pair in ((10, 13), (8, 11)):
         joints = [0, *pair]
         if (s[joints, 2] > 0.5).all() and (d[joints, 2] > 0.5).all():
@@ -191,7 +234,11 @@ def _bone_ratios(s: np.ndarray, d: np.ndarray) -> list[float]:
         a, b = _LIMBS[k]
         return float(np.linalg.norm(p[a] - p[b]))
 
-    r = [length(d, k) / length(s, k) for k in range(len(_LIMBS))]
+    def ratio(k: int) -> float:
+        own = length(s, k)
+        return length(d, k) / own if own else 1.0  # as elsewhere where nothing is seen
+
+    r = [ratio(k) for k in range(len(_LIMBS))]
     for a, b in _TWINS:
         r[a] = r[b] = max(r[a], r[b])
     for a, b in _EYES_AND_EARS:
@@ -199,14 +246,16 @@ def _bone_ratios(s: np.ndarray, d: np.ndarray) -> list[float]:
     return r
 
 
-def _shown(body: np.ndarray) -> int:
+def shown(body: np.ndarray) -> int:
+    """FULL, THREE_QUARTERS or HALF of a body [20,3]."""
+
     def inside(*points: int) -> bool:
         chosen = body[list(points)]
         return bool((chosen[:, 1] <= 1).all() and (chosen[:, 2] >= 0.4).all())
 
     if inside(8, 10, 11, 13):
-        return _FULL
-    return _THREE_QUARTERS if inside(8, 11) else _HALF
+        return FULL
+    return THREE_QUARTERS if inside(8, 11) else HALF
 
 
 # --- towards the driving person ------------------------------------------------------
@@ -229,6 +278,7 @@ _AVERAGED = (
     ((8, 9), (11, 12)),
     ((9, 10), (12, 13)),
 )
+_UNEVEN = (((0, 14), (0, 15)), ((14, 16), (15, 17)), ((1, 8), (1, 11)))
 _RIGHT, _LEFT = 0, 1  # places of the hands
 # Bone (from, to), the joints that follow, the hand that follows.
 _MOVES: tuple[tuple[tuple[int, int], tuple[int, ...], int | None], ...] = (
@@ -250,32 +300,36 @@ _MOVES: tuple[tuple[tuple[int, int], tuple[int, ...], int | None], ...] = (
     ((11, 12), (12, 13), None),
     ((12, 13), (13,), None),
 )
+# What follows an eye and a hip besides, where chains move whole.
+_FOLLOWERS = {(0, 14): (16,), (0, 15): (17,), (1, 8): (9, 10), (1, 11): (12, 13)}
 
 
 def proportions(
-    reference: Person, anchor: Person, sure: float = 0.9
-) -> dict[tuple[int, int], float]:
+    reference: Person,
+    anchor: Person,
+    config: RetargetConfig = RetargetConfig(),  # noqa: B008
+) -> dict[tuple[int, int], np.float32]:
     """Length of each bone of the reference over the anchor's; 1 where not surely seen.
 
     Args:
       reference: already scaled and moved onto the anchor.
     Source: section 6.3 of the released preprocessing page.
     """
-    r, a = reference.body, anchor.body
-    known = np.minimum(r[:, 2], a[:, 2]) >= sure
+    r, a = (p.body[:, :2].astype(np.float32) for p in (reference, anchor))
+    known = anchors.known(reference, anchor, config.sure)
 
-    def ratio(bone: tuple[int, int]) -> float:
+    def ratio(bone: tuple[int, int]) -> np.float32:
         i, j = bone
-        own = np.linalg.norm(a[i, :2] - a[j, :2])
-        return float(np.linalg.norm(r[i, :2] - r[j, :2]) / own) if own > _TINY else 1.0
+        own = np.linalg.norm(a[i] - a[j])
+        return np.linalg.norm(r[i] - r[j]) / own if own > _TINY else np.float32(1)
 
-    made = {bone: 1.0 for _, bones, lent in _GROUPS for bone in bones}
+    made = {bone: np.float32(1) for _, bones, _ in _GROUPS for bone in bones}
     for joints, bones, borrowed in _GROUPS:
         if not known[list(joints)].all():
             break
         made |= {bone: ratio(bone) for bone in bones}
         made |= {bone: made[lender] for bone, lender in borrowed}
-    for one, other in _AVERAGED:
+    for one, other in _AVERAGED + (_UNEVEN if config.even_sides else ()):
         made[one] = made[other] = (made[one] + made[other]) / 2
     return made
 
@@ -289,27 +343,31 @@ def to_driving(
     """Driving poses that keep their place but take the reference's proportions.
 
     Args:
-      reference: already scaled and moved onto the anchor.
+      reference: already scaled and moved onto the anchor (`anchor.moved`).
     Source: section 6.3 of the released preprocessing page.
     """
-    ratios = proportions(reference, driving[anchor], config.sure)
+    ratios = proportions(reference, driving[anchor], config)
     return [_stretched(p, reference, ratios, config) for p in driving]
 
 
 def _stretched(
     person: Person,
     reference: Person,
-    ratios: dict[tuple[int, int], float],
+    ratios: dict[tuple[int, int], np.float32],
     config: RetargetConfig,
 ) -> Person:
-    body, hands = person.body.copy(), person.hands.copy()
-    c = body[:, :2]
+    # Bones in float32, the face in float64, as the release has them.
+    body, hands = (p.astype(np.float32) for p in (person.body, person.hands))
+    c = body[:DRAWN, :2]
     for (a, b), joints, hand in _MOVES:
         ratio = ratios[(a, b) if (a, b) in ratios else (b, a)]
         # How far the end b comes in towards (or goes out from) a.
         by = (c[a] - c[b]) * (1 - ratio)
-        c[list(joints)] += by
+        more = _FOLLOWERS.get((a, b), ()) if config.whole_chains else ()
+        c[[*joints, *more]] += by
         if hand is not None:
             place = hand if config.same_side_hands else 1 - hand
             hands[place, :, :2] += by
-    return Person(body, scale_face(person.face, reference.face, c[0]), hands)
+    made, held = body.astype(np.float64), hands.astype(np.float64)
+    other = reference.face.astype(np.float64)
+    return Person(made, scale_face(person.face, other, made[0, :2]), held)

@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 
 from onetoall_jax.alignment import anchor, fit, move, retarget
-from onetoall_jax.alignment.person import Person, from_keypoints
+from onetoall_jax.alignment.person import Person, from_clip, from_keypoints
 from onetoall_jax.pose.draw import Drawer, Style
 from tools.parity.case import Case
 
-CEILING = {"*": {"max_abs": 6, "mean_abs": 0.1}}
+# Points follow the release's float types. Warped pictures differ between versions of
+# OpenCV: by up to 5 a value, 0.07 in the mean.
+_WARPED = ("image_input", "pose_input")
+_MOST_RUNS = 32
+CEILING = {"*": {"max_abs": 3e-6}} | {
+    f"s{i}/{name}": {"max_abs": 15, "mean_abs": 0.25}
+    for i in range(_MOST_RUNS)
+    for name in _WARPED
+}
 
 
 def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -22,16 +30,12 @@ def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield from _aligned(case, sub)
 
 
-def _people(keypoints: np.ndarray, height: int, width: int) -> list[Person]:
-    return [from_keypoints(k, height, width) for k in keypoints]
-
-
 def _chosen(case: Case) -> np.ndarray:
     size = case.config["height"], case.config["width"]
     chosen = []
     for g in range(case.config["groups"]):
         reference = from_keypoints(case.inputs[f"g{g}/ref_kp133"], *size)
-        driving = _people(case.inputs[f"g{g}/drv_kp133"], *size)
+        driving = from_clip(case.inputs[f"g{g}/drv_kp133"], *size)
         chosen.append(anchor.choose(reference, driving))
     return np.array(chosen)
 
@@ -41,22 +45,17 @@ def _aligned(case: Case, sub: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]
     picture = case.inputs[name + "ref_image"]
     size = height, width = picture.shape[:2]
     reference = from_keypoints(case.inputs[name + "ref_kp133"], *size)
-    driving = _people(case.inputs[name + "drv_kp133"], *size)
+    driving = from_clip(case.inputs[name + "drv_kp133"], *size)
     drawer = Drawer(height, width)
     shown = drawer(reference.pose, Style(face=False))
     mask = np.zeros(size, np.uint8)
     at = sub["anchor_idx"]
     if sub["alignmode"] == "pose":
-        target = driving[at]
-        place = move.Placement(
-            anchor.scale(target, reference),
-            reference.body[1, :2],
-            target.body[1, :2],
-        )
+        place = anchor.place(driving[at], reference)
         picture, shown = move.warp(picture, place), move.warp(shown, place)
         mask = move.missing(height, width, place)
         if sub["do_align"]:
-            moved = move.move(reference, place)
+            moved = anchor.moved(driving[at], reference)
             driving = retarget.to_driving(driving, moved, at)
     elif sub["do_align"]:
         driving = retarget.to_reference(driving, reference, at, size, size)
