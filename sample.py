@@ -63,6 +63,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", help="settings instead of the checkpoint's")
     parser.add_argument("--reference_keypoints", type=Path, help=".npz")
     parser.add_argument("--driving_keypoints", type=Path, help=".npz")
+    parser.add_argument(
+        "--align", default="auto",
+        help="auto, reference, reference-retarget, driving or driving-retarget",
+    )  # fmt: skip
+    parser.add_argument(
+        "--anchor", type=int, default=0,
+        help="driving frame that the reference is compared with; -1 looks for one",
+    )  # fmt: skip
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
     parser.add_argument(
@@ -72,6 +80,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if (args.height is None) != (args.width is None):
         raise UserError("Give both --height and --width, or neither.")
+    from onetoall_jax.alignment.align import AlignConfig
     from onetoall_jax.pipelines.animate import SHIPPED, animate
 
     report = animate(
@@ -84,6 +93,7 @@ def main(argv: list[str]) -> None:
         size=(args.height, args.width) if args.height else None,
         overrides=dict(_value(text) for text in args.set),
         run=_config(args.config),
+        alignment=AlignConfig(args.align, args.anchor),
         progress=_progress,
     )
     print(f"{report['frames']} frames in {args.out}")

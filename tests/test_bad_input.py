@@ -104,9 +104,7 @@ def test_wrong_kind(given, tmp_path):
 
 def test_wrong_size(given, tmp_path):
     start = f"--config.init_from={given / 'base'}"
-    done = train(
-        given, tmp_path / "run", "--config.model.mlp_dim=32", start, stage=1
-    )
+    done = train(given, tmp_path / "run", "--config.model.mlp_dim=32", start, stage=1)
     refused(done, "of another size")
 
 

@@ -89,3 +89,12 @@ def fit_points(
     points[..., 0] = (points[..., 0] - left) * width / wide
     points[..., 1] = (points[..., 1] - top) * height / tall
     return points
+
+
+def refit(
+    points: np.ndarray, before: tuple[int, int], after: tuple[int, int]
+) -> np.ndarray:
+    """The same for points [...,3] relative to the frame, 0..1 inside."""
+    (h, w), (height, width) = before, after
+    made = fit_points(points * (w, h, 1), before, after)
+    return made / (width, height, 1)

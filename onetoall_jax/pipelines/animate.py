@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from onetoall_jax import config, lora, media, trees
-from onetoall_jax.alignment import fit
+from onetoall_jax.alignment import align, fit, move
+from onetoall_jax.alignment.align import AlignConfig, Aligned
+from onetoall_jax.alignment.person import Person
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
@@ -27,7 +29,6 @@ from onetoall_jax.pipelines import start
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.pose import detect, draw
 from onetoall_jax.pose.files import Track
-from onetoall_jax.pose.keypoints import to_pose
 from onetoall_jax.sampling import clip, guidance
 from onetoall_jax.sampling.euler import Inputs
 from onetoall_jax.sampling.sampler import Sampler
@@ -176,11 +177,13 @@ class Prepared(NamedTuple):
 
     Attributes:
       reference, reference_pose: [H,W,3] uint8; poses: [F,H,W,3] uint8.
+      mask: [H,W] float32 in 0..1, 1 = to be invented.
       fps: of the driving clip.
-      notes: what was changed on the way, a sentence each.
+      notes: what was chosen and changed on the way, a sentence each.
     """
 
     reference: np.ndarray
+    mask: np.ndarray
     reference_pose: np.ndarray
     poses: np.ndarray
     fps: float
@@ -196,43 +199,116 @@ def prepare(
     canvas_side: int,
     size: tuple[int, int] | None = None,
     cap: int,
+    config: AlignConfig = AlignConfig(),  # noqa: B008
 ) -> Prepared:
-    """Crops the reference to a legal size and draws both poses at it.
+    """Aligns both people and draws everything at the size to sample at.
 
     Args:
       reference: [H,W,3].
       size: height and width of the result; None follows the reference, its short side
         at most `cap`.
+      config: how they are brought together.
     Raises:
       UserError: the reference is too small, or the size is not legal.
+    Source: sections 1 and 2 of the released preprocessing page.
     """
-    if size is None:
-        size = fit.output_size(
-            *reference.shape[:2], cap=cap, multiple=geometry.pixel_multiple
-        )
-    geometry.check_size(*size)
-    height, width = size
-    notes = []
-    if reference.shape[:2] != size:
-        before = "x".join(map(str, reference.shape[:2]))
-        notes.append(f"reference cropped and resized from {before} to {height}x{width}")
-    drawer = draw.Drawer(height, width, canvas_side)
-
-    def drawn(track: Track, i: int, style: draw.Style) -> np.ndarray:
-        points = fit.fit_points(track.keypoints[i], (track.height, track.width), size)
-        return drawer(to_pose(points, height, width, route="inference"), style)
-
-    poses = [
-        drawn(driving_track, i, draw.Style())
-        for i in range(len(driving_track.keypoints))
-    ]
+    before = reference.shape[0], reference.shape[1]
+    sizes = [size] if size else _sizes(before, cap, geometry)
+    geometry.check_size(*sizes[-1])
+    aligned = align.align(
+        reference_track.keypoints[0],
+        before,
+        driving_track.keypoints,
+        (driving_track.height, driving_track.width),
+        config,
+    )
+    draw_all = _drawn_as_released if canvas_side == draw.CANVAS_SIDE else _drawn_small
+    shown, poses = draw_all(aligned, before, sizes, canvas_side)
+    height, width = sizes[-1]
+    picture, missing = reference, np.zeros(before, np.uint8)
+    if aligned.placement is not None:
+        missing = move.missing(*before, aligned.placement)
+        picture = move.warp(reference, aligned.placement)
+    notes = [f"alignment {aligned.mode}: {aligned.reason}"]
+    if before != (height, width):
+        was = "x".join(map(str, before))
+        notes.append(f"reference cropped and resized from {was} to {height}x{width}")
     return Prepared(
-        fit.sample_fit(reference, height, width),
-        drawn(reference_track, 0, draw.Style(face=False)),
-        np.stack(poses),
+        _fitted(picture, sizes),
+        _fitted(missing, sizes).astype(np.float32) / 255,
+        shown,
+        poses,
         driving_track.fps,
         tuple(notes),
     )
+
+
+_PREPARED_CAP = 768  # short side of what the release's first script writes
+
+
+def _sizes(
+    before: tuple[int, int], cap: int, geometry: Geometry
+) -> list[tuple[int, int]]:
+    """Sizes that pictures go through; the release resizes twice."""
+    made = [before]
+    for limit in (_PREPARED_CAP, cap):
+        multiple = geometry.pixel_multiple
+        made.append(fit.output_size(*made[-1], cap=limit, multiple=multiple))
+    return made[1:]
+
+
+def _fitted(picture: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    for size in sizes:
+        if picture.shape[:2] != size:
+            picture = fit.sample_fit(picture, *size)
+    return picture
+
+
+def _style(aligned: Aligned) -> draw.Style:
+    # A face with somebody else's proportions is drawn lighter, as trained.
+    return draw.Style(light_face=align.MODES[aligned.mode].retargets)
+
+
+def _drawn_as_released(
+    aligned: Aligned,
+    before: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
+    canvas_side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(reference pose, driving poses), drawn at the picture's size, then moved."""
+    drawer = draw.Drawer(*before, canvas_side)
+    shown = drawer(aligned.reference.pose, draw.Style(face=False))
+    if aligned.placement is not None:
+        shown = move.warp(shown, aligned.placement)
+    style = _style(aligned)
+    poses = [_fitted(drawer(p.pose, style), sizes) for p in aligned.driving]
+    return _fitted(shown, sizes), np.stack(poses)
+
+
+def _drawn_small(
+    aligned: Aligned,
+    before: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
+    canvas_side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same, drawn at the size to sample at: lines would not survive a reduction."""
+    drawer = draw.Drawer(*sizes[-1], canvas_side)
+    reference = aligned.reference
+    if aligned.placement is not None:
+        reference = move.move(reference, aligned.placement)
+
+    def drawn(person: Person, style: draw.Style) -> np.ndarray:
+        for a, b in zip([before, *sizes], sizes, strict=False):
+            person = Person(*(fit.refit(points, a, b) for points in person))
+        return drawer(person.pose, style)
+
+    poses = [drawn(p, _style(aligned)) for p in aligned.driving]
+    shown = drawn(reference, draw.Style(face=False))
+    if aligned.placement is not None:
+        # What the picture did not show is not to be known from its pose either.
+        missing = _fitted(move.missing(*before, aligned.placement), sizes)
+        shown = shown * (missing < 128)[..., None]
+    return shown, np.stack(poses)
 
 
 Progress = Callable[[int, int, float], None]
@@ -240,9 +316,11 @@ Progress = Callable[[int, int, float], None]
 
 def frames(animator: Animator, prepared: Prepared) -> Iterator[np.ndarray]:
     """Frames [n,H,W,3] of the result, as segments become final."""
-    mask = np.zeros(prepared.reference.shape[:2], np.float32)
     given = inputs(
-        animator, prepared.reference[None], mask[None], prepared.reference_pose[None]
+        animator,
+        prepared.reference[None],
+        prepared.mask[None],
+        prepared.reference_pose[None],
     )
     for part in clip.stream_clip(
         animator.sampler,
@@ -265,6 +343,7 @@ def animate(
     size: tuple[int, int] | None = None,
     overrides: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
+    alignment: AlignConfig = AlignConfig(),  # noqa: B008
     environment: Path = detect.DEFAULT_ENVIRONMENT,
     progress: Progress = lambda done, total, left_s: None,
 ) -> dict[str, Any]:
@@ -275,7 +354,7 @@ def animate(
 
     Args:
       driving: a video, a picture (image pose transfer) or key points (.npz).
-      overrides, run: see `load`.
+      overrides, run: see `load`; alignment: see `prepare`.
       reference_keypoints, driving_keypoints: .npz files instead of detection.
       progress: called with frames done, frames in all and seconds left.
     Raises:
@@ -296,7 +375,10 @@ def animate(
         canvas_side=animator.canvas_side,
         size=size,
         cap=animator.sampler.config.short_side,
+        config=alignment,
     )
+    for note in prepared.notes:
+        print(note)
     ready = time.monotonic()
     made = _sampled(animator, prepared, progress)
     sampled = time.monotonic()
@@ -308,6 +390,7 @@ def animate(
         "size": list(made.shape[1:3]),
         "fps": prepared.fps,
         "notes": list(prepared.notes),
+        "alignment": dataclasses.asdict(alignment),
         "sampling": dataclasses.asdict(animator.sampler.config),
         "seconds": {"prepare": ready - started, "sample": sampled - ready},
     }
@@ -353,8 +436,13 @@ def _write(
             media.write_video(half / "result.mp4", large[0], prepared.fps, sound)
             beside = media.side_by_side(large[1], large[2], large[0])
             media.write_video(half / "side_by_side.mp4", beside, prepared.fps)
+        mask = np.round(prepared.mask[..., None] * 255).astype(np.uint8)
+        mask = np.broadcast_to(mask, prepared.reference.shape)
         rows = [
-            ("reference", prepared.reference[None]),
+            (
+                "reference, what is missing of it, its pose",
+                np.stack([prepared.reference, mask, prepared.reference_pose]),
+            ),
             ("driving pose", prepared.poses),
             ("result", made),
         ]

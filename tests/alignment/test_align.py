@@ -1,0 +1,124 @@
+"""Which alignment is chosen, and what it does to pictures and poses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipeline import figure
+from onetoall_jax.alignment import align, fit
+from onetoall_jax.alignment.align import AlignConfig
+from onetoall_jax.errors import UserError
+from onetoall_jax.geometry import Geometry
+from onetoall_jax.pipelines import animate
+from onetoall_jax.pose.draw import CANVAS_SIDE
+from onetoall_jax.pose.files import Track
+
+SIZE = (192, 128)
+
+
+def keypoints(seed: int, count: int, feet: float = 0.96, scale: float = 0.8):
+    """A procedural person; feet below 1 are in the picture. [count,133,3]."""
+    rng = np.random.default_rng(seed)
+    who, how = figure.character(rng), figure.motion(rng)
+    height, width = SIZE
+    return np.stack([
+        figure.keypoints(who, figure.joints(
+            who, how, i / 8, 0.5 * width, feet * height, scale * height))
+        for i in range(count)
+    ])  # fmt: skip
+
+
+WHOLE, HALF = {"feet": 0.96, "scale": 0.8}, {"feet": 1.7, "scale": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("reference", "driving", "mode"),
+    [
+        (WHOLE, WHOLE, "reference-retarget"),
+        (WHOLE, HALF, "reference-retarget"),
+        (HALF, HALF, "reference-retarget"),
+        (HALF, WHOLE, "driving-retarget"),
+    ],
+)
+def test_what_both_show_decides(reference, driving, mode):
+    made = align.align(
+        keypoints(1, 1, **reference)[0], SIZE, keypoints(2, 3, **driving), SIZE
+    )
+    assert made.mode == mode
+    assert (made.placement is not None) == mode.startswith("driving")
+    assert len(made.driving) == 3
+
+
+def test_without_shoulders_poses_stay_as_they_are():
+    face_only = keypoints(1, 1)[0]
+    face_only[:23, 2] = 0.1
+    driving = keypoints(2, 2)
+    made = align.align(face_only, SIZE, driving, SIZE)
+    assert made.mode == "reference" and "no shoulders" in made.reason
+    nose = driving[0, 0, :2] / SIZE[::-1]
+    np.testing.assert_allclose(made.driving[0].body[0, :2], nose, atol=1e-5)
+
+
+def test_an_unknown_mode_and_a_missing_anchor_are_refused():
+    for config, message in (
+        (AlignConfig("best"), "no alignment 'best'"),
+        (AlignConfig(anchor=5), "no frame 5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            align.align(keypoints(1, 1)[0], SIZE, keypoints(2, 2), SIZE, config)
+
+
+def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE):
+    picture = np.random.default_rng(0).integers(30, 255, (*SIZE, 3)).astype(np.uint8)
+    return animate.prepare(
+        picture,
+        Track(keypoints(1, 1, **reference), *SIZE, 8.0),
+        Track(keypoints(2, 3, **driving), *SIZE, 8.0),
+        Geometry(),
+        canvas_side=canvas_side,
+        size=(96, 64),
+        cap=384,
+        config=AlignConfig(mode),
+    )
+
+
+def test_a_reference_that_stays_is_whole():
+    made = prepared("reference", 256)
+    assert not made.mask.any()
+    assert made.reference.shape == (96, 64, 3) and made.poses.shape == (3, 96, 64, 3)
+    assert made.notes[0] == "alignment reference: asked for"
+
+
+def test_a_moved_reference_is_black_where_the_mask_says_missing():
+    made = prepared("driving", 256)
+    gone = made.mask > 0.99
+    assert 0.3 < gone.mean() < 0.9
+    assert made.reference[gone].max() <= 40 and made.reference[~gone].mean() > 80
+
+
+def test_small_and_released_drawing_put_people_in_the_same_place():
+    """Two ways to the same picture: joints fall on the same pixels, about."""
+    small, large = (prepared("driving-retarget", c) for c in (256, CANVAS_SIDE))
+    np.testing.assert_array_equal(small.mask, large.mask)
+    for name in ("reference_pose", "poses"):
+        lit = [getattr(p, name).max(axis=-1) > 40 for p in (small, large)]
+        for a, b in zip(*(x.reshape(-1, 96, 64) for x in lit), strict=True):
+            centres = [np.argwhere(x).mean(axis=0) for x in (a, b)]
+            np.testing.assert_allclose(*centres, atol=2.5)
+
+
+def test_a_retargeted_face_is_drawn_lighter():
+    same = {"reference": WHOLE, "driving": WHOLE}
+    whitest = [
+        prepared(mode, CANVAS_SIDE, **same).poses.min(axis=-1).max()
+        for mode in ("reference", "reference-retarget")
+    ]  # only face points are white
+    assert whitest[0] > 2 * whitest[1] > 0
+
+
+def test_points_relative_to_the_frame_follow_the_crop():
+    points = np.array([[0.5, 0.5, 1.0], [0.25, 0.1, 1.0]])
+    made = fit.refit(points, (100, 200), (50, 50))
+    np.testing.assert_allclose(made, [[0.5, 0.5, 1.0], [0.0, 0.1, 1.0]])
+    assert dataclasses.asdict(AlignConfig())["mode"] == "auto"
