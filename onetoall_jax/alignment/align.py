@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onetoall_jax.alignment import anchor, fit, move, retarget
+from onetoall_jax.alignment import anchor, fit, retarget
 from onetoall_jax.alignment.move import Placement
 from onetoall_jax.alignment.person import Person, from_clip, from_keypoints
 from onetoall_jax.alignment.retarget import RetargetConfig
@@ -123,7 +123,7 @@ def _retargeted(
 ) -> list[Person]:
     if placement is None:
         return retarget.to_reference(driving, reference, at, size, size, config)
-    moved = move.move(reference, placement)
+    moved = anchor.moved(driving[at], reference)
     return retarget.to_driving(driving, moved, at, config)
 
 
