@@ -5,15 +5,15 @@ Our own .npz; read only: the JSON folders of OpenPose and the .npy files of the 
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onetoall_jax.errors import UserError
+from onetoall_jax.pose import pickled
 from onetoall_jax.pose.keypoints import BODY, COUNT, FACE, FEET, LEFT_HAND, RIGHT_HAND
 
 # COCO's 17 body points among the 18 drawn ones, which the neck is one of.
@@ -167,37 +167,6 @@ def _openpose_part(
 
 # --- The release's .npy --------------------------------------------------------------
 
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-# What a broken pickle or a dictionary of other contents may raise.
-_BROKEN = (
-    pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError,
-    TypeError, ValueError, OverflowError, MemoryError,
-)  # fmt: skip
-
-
-class _RefusedError(Exception):
-    """The pickle asks for a name that no pose file needs."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows numpy arrays and numbers; every other name is refused."""
-
-    _KNOWN = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = re.sub(r"^numpy\.core\.", "numpy._core.", module)  # numpy before 2
-        if (module, name) not in self._KNOWN:
-            raise _RefusedError(f"{module}.{name}")
-        return super().find_class(module, name)
-
 
 def read_release(path: Path, height: int, width: int, fps: float = 1.0) -> Track:
     """A pose file of the released data: drawn points, or 134 raw ones (person 0).
@@ -213,32 +182,17 @@ def read_release(path: Path, height: int, width: int, fps: float = 1.0) -> Track
       UserError: no such file, other contents, or a pickle of more than numbers.
     Source: section 1 of the released data page.
     """
-    path = Path(path)
     try:
         with open(path, "rb") as file:
-            entries = _entries(file)
+            entries = pickled.read(file)
         frames = [_release_frame(entry, height, width) for entry in entries]
     except FileNotFoundError as error:
         raise UserError(f"There is no pose file {path}.") from error
-    except _RefusedError as error:
-        raise UserError(
-            f"{path} asks for {error} when it is read, which no pose file needs: it is "
-            "not from the release and is not opened."
-        ) from error
-    except (OSError, *_BROKEN) as error:
+    except pickled.RefusedError as error:
+        raise UserError(f"{path} {error}: give a pose file of the release.") from error
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no pose file of the release: {error!r}.") from error
     return Track(np.stack(frames), height, width, fps)
-
-
-def _entries(file: BinaryIO) -> list:
-    version = np.lib.format.read_magic(file)
-    _, _, dtype = _HEADERS[version](file)
-    if not dtype.hasobject:
-        raise ValueError(f"it holds {dtype}, not dictionaries")
-    made = _Unpickler(file).load()
-    if not isinstance(made, np.ndarray) or not made.size:
-        raise ValueError("it holds no frame")
-    return made.ravel().tolist()
 
 
 def _release_frame(entry: Mapping[str, Any], height: int, width: int) -> np.ndarray:
