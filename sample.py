@@ -61,8 +61,9 @@ def main(argv: list[str]) -> None:
         "--checkpoint", type=Path, help="a run; without one, the tiny model shipped"
     )
     parser.add_argument("--config", help="settings instead of the checkpoint's")
-    parser.add_argument("--reference_keypoints", type=Path, help=".npz")
-    parser.add_argument("--driving_keypoints", type=Path, help=".npz")
+    keypoints = ".npz, the release's .npy, or a folder of OpenPose's JSON files"
+    parser.add_argument("--reference_keypoints", type=Path, help=keypoints)
+    parser.add_argument("--driving_keypoints", type=Path, help=keypoints)
     parser.add_argument(
         "--align", default="auto",
         help="auto, reference, reference-retarget, driving or driving-retarget",

@@ -22,6 +22,7 @@ MODULES = (
     "data_pipeline.pools",
     "data_pipeline.prepare",
     "onetoall_jax.pose.detect",
+    "onetoall_jax.pose.detect_onnx",
     "onetoall_jax.pipelines.embed",
 )
 

@@ -14,23 +14,12 @@ CASES = sorted(p.parent for p in GOLDEN.glob("*/case.json"))
 TABLES = sorted(GOLDEN.glob("*.json"))
 # Cases that need their own minute of compilation and whose ground another case covers.
 LONG = {
-    "dit_image",
-    "dit_ref_dropped",
-    "dit_h3_token_replace",
-    "dit_stage1_image",
-    "dit_stage1_video",
-    "dit_video_ref_pose",
-    "dit_wan_video",
-    "image_to_cond_a",
-    "pose_resnet_13f",
     "sampler_e2e_three_segments",
     "sampler_image_joint",
-    "sampler_stage1",
     "sampler_video_case1",
     "sampler_video_equal",
     "sampler_video_noguidance",
     "sampler_video_release",
-    "train_loss_stage1",
     "train_loss_stage2",
     "vae_17f",
     "vae_1f",

@@ -83,7 +83,8 @@ def test_a_merged_kernel_is_the_formula(whole):
 
 
 def test_fresh_adapters_start_at_zero_and_know_their_axes():
-    boxed = lora.extend(onetoall.init(CFG, jax.random.key(0)), LORA, jax.random.key(0))
+    init = jax.jit(lambda key: lora.extend(onetoall.init(CFG, key), LORA, key))
+    boxed = init(jax.random.key(0))
     leaves = trees.flatten(boxed)
     at = "dit/blocks/attention/query"
     assert leaves[f"{at}/lora_down"].names == (axes.LAYERS, axes.PARAM_EMBED, None)

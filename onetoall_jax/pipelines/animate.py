@@ -355,7 +355,8 @@ def animate(
     Args:
       driving: a video, a picture (image pose transfer) or key points (.npz).
       overrides, run: see `load`; alignment: see `prepare`.
-      reference_keypoints, driving_keypoints: .npz files instead of detection.
+      reference_keypoints, driving_keypoints: files instead of detection; see
+        `detect.given`.
       progress: called with frames done, frames in all and seconds left.
     Raises:
       UserError: anything the user can mend, before anything is written.
@@ -369,8 +370,8 @@ def animate(
     sound = _checked_sound(driving)
     prepared = prepare(
         picture,
-        detect.track(reference_keypoints or reference, environment),
-        detect.track(driving_keypoints or driving, environment),
+        _track(reference, reference_keypoints, environment),
+        _track(driving, driving_keypoints, environment),
         animator.codec.geometry,
         canvas_side=animator.canvas_side,
         size=size,
@@ -396,6 +397,12 @@ def animate(
     }
     _write(out, made, prepared, sound, report)
     return report
+
+
+def _track(footage: Path, keypoints: Path | None, environment: Path) -> Track:
+    if keypoints is not None:
+        return detect.given(keypoints, footage)
+    return detect.track(footage, environment)
 
 
 def _checked_sound(driving: Path) -> Path | None:

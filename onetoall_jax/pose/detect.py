@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onetoall_jax import errors
+from onetoall_jax import errors, media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import files
 from onetoall_jax.pose.files import Track
@@ -53,6 +53,32 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
         print(f"{source.name}: {int((~seen).sum())} of {len(seen)} frames had no "
               "person and repeat a neighbour's pose", file=sys.stderr)  # fmt: skip
     return found._replace(keypoints=found.keypoints[_nearest(seen)])
+
+
+def given(path: Path, footage: Path) -> Track:
+    """Key points from a file: ours (.npz), the release's (.npy) or OpenPose's folder.
+
+    Args:
+      footage: the video or picture they belong to; only .npz files tell its size.
+    Raises:
+      UserError: no such file, other contents, or unreadable footage.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return files.read(path)
+    height, width, fps = _size_of(Path(footage))
+    if path.is_dir():
+        return files.read_openpose(path, height, width, fps)
+    return files.read_release(path, height, width, fps)
+
+
+def _size_of(footage: Path) -> tuple[int, int, float]:
+    if footage.suffix.lower() in media.VIDEO_SUFFIXES:
+        video = media.Video(footage)
+        frame, fps = next(video.frames()), video.fps
+    else:
+        frame, fps = media.read_image(footage), 1.0
+    return frame.shape[0], frame.shape[1], fps
 
 
 def _nearest(seen: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -51,11 +52,13 @@ def inputs():
     }
 
 
-def velocity(cfg, params, inputs, context=None, scale=1.0, **kwargs):
-    f = onetoall.functions(cfg, **kwargs)
+@functools.cache
+def compiled(cfg, remat, pose):
+    """One program for all tests of a model: compiling is what takes time here."""
+    f = onetoall.functions(cfg, remat=remat)
 
-    def forward(params):
-        args = {k: inputs[k] for k in ("pose", "reference_pose") if cfg.pose_layers}
+    def forward(params, inputs, scale, context):
+        args = {k: inputs[k] for k in ("pose", "reference_pose") if pose}
         given = f.conditions(
             params, inputs["text"], inputs["reference"], pose_scale=scale, **args
         )
@@ -63,7 +66,14 @@ def velocity(cfg, params, inputs, context=None, scale=1.0, **kwargs):
         features = f.reference_features(params, inputs["reference"], t)
         return f.velocity(params, inputs["latents"], t, given, features, context)
 
-    return jax.jit(forward)(params)
+    return jax.jit(forward)
+
+
+def velocity(
+    cfg, params, inputs, context=(False, False), scale=1.0, remat="none", pose=True
+):
+    forward = compiled(cfg, remat, pose and cfg.pose_layers > 0)
+    return forward(params, inputs, jnp.full(2, scale), jnp.array(context))
 
 
 def test_block_and_feature_groups_follow_the_ceiling_rule():
@@ -126,17 +136,21 @@ def test_pose_scale_zero_equals_no_pose(inputs):
 def test_context_changes_only_clips_that_have_it(inputs):
     params = random_like(onetoall.abstract(FULL))
     plain = velocity(FULL, params, inputs)
-    half = velocity(FULL, params, inputs, context=jnp.array([False, True]))
+    half = velocity(FULL, params, inputs, context=(False, True))
     np.testing.assert_allclose(half[0], plain[0], rtol=1e-5, atol=1e-5)
     assert np.abs(half[1] - plain[1]).max() > 1e-2
 
 
 def test_remat_changes_no_gradient(inputs):
-    params = random_like(onetoall.abstract(FULL))
+    cfg = dataclasses.replace(FULL, num_layers=3, pose_layers=1)
+    params = random_like(onetoall.abstract(cfg))
 
     def loss(remat):
-        fn = lambda p: jnp.mean(velocity(FULL, p, inputs, remat=remat) ** 2)  # noqa: E731
-        return jax.grad(fn)(params)
+        # Without PoseResNet, which no policy touches and which takes a minute.
+        fn = lambda p: jnp.mean(  # noqa: E731
+            velocity(cfg, p, inputs, remat=remat, pose=False) ** 2
+        )
+        return jax.jit(jax.grad(fn))(params)
 
     a, b = trees.flatten(loss("none")), trees.flatten(loss("block"))
     scale = max(float(jnp.abs(x).max()) for x in a.values())

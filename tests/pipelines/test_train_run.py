@@ -106,14 +106,3 @@ def test_the_release_recipe_sets_every_option_its_way():
     c.recipe = "released"
     with pytest.raises(UserError, match="'default', 'release'"):
         run_settings.build(c.to_dict())
-
-
-def test_tiny_stages_two_and_three_share_one_program():
-    two, three = (
-        run_settings.build(STAGES[s].get_config("tiny").to_dict()) for s in (2, 3)
-    )
-    assert two.model == three.model and two.codec == three.codec
-    free = {"steps", "region_weight", "token_replace_probability", "optimizer"}
-    for name in vars(two.training).keys() - free:
-        assert getattr(two.training, name) == getattr(three.training, name), name
-    assert two.data["num_frames"] == three.data["num_frames"]
