@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -222,14 +224,36 @@ def _restore(
 ) -> Tree:
     arguments = ocp.checkpoint_utils.construct_restore_args(expected)
     try:
-        return checkpointer.restore(
-            item,
-            args=ocp.args.PyTreeRestore(
-                item=expected, restore_args=arguments, partial_restore=partial
-            ),
-        )
+        with _silent_threads():
+            return checkpointer.restore(
+                item,
+                args=ocp.args.PyTreeRestore(
+                    item=expected, restore_args=arguments, partial_restore=partial
+                ),
+            )
     except (ValueError, OSError, KeyError, AttributeError) as error:
         raise _damaged(folder) from error
+
+
+@contextlib.contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Hides what reading threads print by themselves when one of them fails.
+
+    Their tracebacks come from outside Python, a moment later, and would bury the one
+    sentence that helps.
+    """
+    sys.stderr.flush()
+    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    except BaseException:
+        time.sleep(0.5)
+        raise
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(nowhere)
 
 
 def _damaged(folder: Path) -> UserError:
