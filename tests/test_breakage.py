@@ -129,7 +129,7 @@ MISTAKES = (
         "((0, 0), (2, 0), (1, 1), (1, 1), (0, 0))",
         "((0, 0), (0, 2), (1, 1), (1, 1), (0, 0))",
         "pose_resnet_5f",
-        "tokens",
+        "down1",
     ),
     Mistake(
         "latents multiplied by their deviation",
