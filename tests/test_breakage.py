@@ -91,7 +91,7 @@ MISTAKES = (
         "approximate=True",
         "approximate=False",
         "dit_token_replace",
-        "block0",
+        "ref_feature_1",
     ),
     Mistake(
         "time embedding as sines, then cosines",
