@@ -1,10 +1,10 @@
 """The whole path at tiny size: data, stages 0 to 3, held-out report, a sampled video.
 
     python tools/tiny_run.py --output=runs/tiny
-    python tools/tiny_run.py --output=runs/long --clips=8000 --steps 800 400 3600 500
+    python tools/tiny_run.py --output=runs/long --clips=8000 --steps 800 400 2400 300
 
 Runs the very programs that larger sizes run, as one would by hand. On two CPU cores the
-first takes a quarter of an hour, the second an hour and a half.
+first takes about a quarter of an hour if nothing else runs, the second an hour.
 """
 
 import argparse

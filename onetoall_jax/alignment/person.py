@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onetoall_jax.pose.keypoints import COUNT, FACE, LEFT_HAND, RIGHT_HAND, Pose
+from onetoall_jax.pose.keypoints import (
+    COUNT,
+    FACE,
+    LEFT_HAND,
+    RIGHT_HAND,
+    Pose,
+    pose_of,
+)
 
 # The 18 drawn body points, then left and right toe; each the mean of two entries.
 _PAIR_A = (0, 6, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3, 17, 20)
@@ -29,15 +36,7 @@ class Person(NamedTuple):
     def pose(self) -> Pose:
         """As drawn: every body point with a positive score."""
         body = self.body[:DRAWN]
-        return Pose(
-            body[:, :2],
-            body[:, 2],
-            body[:, 2] > 0,
-            self.hands[..., :2],
-            self.hands[..., 2],
-            self.face[:, :2],
-            self.face[:, 2],
-        )
+        return pose_of(body, body[:, 2] > 0, self.hands, self.face)
 
 
 def from_keypoints(keypoints: np.ndarray, height: int, width: int) -> Person:

@@ -16,9 +16,6 @@ VISIBLE = 0.3  # score from which a point counts in training
 # Drawn body: nose, neck, right arm, left arm, right leg, left leg, eyes, ears.
 # COCO's number for each; the neck (None there) is made from the shoulders.
 _FROM_COCO = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-# Inference takes the mean of two entries for each point.
-_PAIR_A = (0, 6, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
-_PAIR_B = (0, 5, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
 
 
 class Pose(NamedTuple):
@@ -40,29 +37,20 @@ class Pose(NamedTuple):
     face_score: np.ndarray
 
 
-def to_pose(
-    keypoints: np.ndarray, height: float, width: float, *, route: str = "training"
-) -> Pose:
-    """Points to draw from one person's key points.
+def to_pose(keypoints: np.ndarray, height: float, width: float) -> Pose:
+    """Points to draw from one person's key points, as in training.
+
+    Body points below VISIBLE are hidden, weak hand and face points moved out of the
+    frame. At inference `alignment.person` draws all points with a positive score.
 
     Args:
       keypoints: [133,3], pixels of a frame of `height` x `width`.
-      route: "training" hides body points below VISIBLE and moves weak hand and face
-        points out of the frame; "inference" keeps all with a positive score.
     Raises:
-      ValueError: another shape or route.
-    Source: sections 1 of the data page, 3 and 7 of the preprocessing page.
+      ValueError: another shape.
+    Source: sections 1 of the data page and 7 of the preprocessing page.
     """
     if keypoints.shape != (COUNT, 3):
         raise ValueError(f"key points are {keypoints.shape}, not ({COUNT}, 3)")
-    if route == "training":
-        return _training(keypoints, height, width)
-    if route == "inference":
-        return _inference(keypoints, height, width)
-    raise ValueError(f"route {route!r}: known are 'training' and 'inference'")
-
-
-def _training(keypoints: np.ndarray, height: float, width: float) -> Pose:
     points = keypoints.astype(np.float64) / (width, height, 1)
     neck = points[[5, 6]].mean(axis=0)
     neck[2] = float((points[[5, 6], 2] > VISIBLE).all())
@@ -70,19 +58,13 @@ def _training(keypoints: np.ndarray, height: float, width: float) -> Pose:
     hidden = points[:, 2] < VISIBLE
     points[hidden, :2] = -1
     hands = np.stack([points[LEFT_HAND], points[RIGHT_HAND]])
-    return _pose(body, body[:, 2] > VISIBLE, hands, points[FACE])
+    return pose_of(body, body[:, 2] > VISIBLE, hands, points[FACE])
 
 
-def _inference(keypoints: np.ndarray, height: float, width: float) -> Pose:
-    points = keypoints.astype(np.float32) / np.array((width, height, 1), np.float32)
-    body = (points[list(_PAIR_A)] + points[list(_PAIR_B)]) / 2
-    hands = np.stack([points[RIGHT_HAND], points[LEFT_HAND]])
-    return _pose(body, body[:, 2] > 0, hands, points[FACE])
-
-
-def _pose(
+def pose_of(
     body: np.ndarray, visible: np.ndarray, hands: np.ndarray, face: np.ndarray
 ) -> Pose:
+    """Pose of points [...,3] whose last column is the score; visible: [18] bool."""
     return Pose(
         body[:, :2],
         body[:, 2],

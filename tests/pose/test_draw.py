@@ -3,6 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from onetoall_jax.alignment.person import from_keypoints
 from onetoall_jax.pose.draw import Drawer, Style
 from onetoall_jax.pose.keypoints import Pose, to_pose
 
@@ -77,6 +78,6 @@ def test_inference_puts_the_right_hand_first_and_keeps_weak_points():
     points = np.zeros((133, 3))
     points[112:] = (32, 24, 0.1)
     points[9] = (1, 2, 0.1)
-    pose = to_pose(points, 96, 64, route="inference")
+    pose = from_keypoints(points, 96, 64).pose
     np.testing.assert_allclose(pose.hands[0, 3], (0.5, 0.25))
     assert pose.body_visible[7] and not pose.body_visible[0]

@@ -7,8 +7,9 @@ import numpy as np
 
 from data_pipeline import enhance
 from onetoall_jax.pose.draw import Drawer, Style
-from onetoall_jax.pose.keypoints import Pose, to_pose
+from onetoall_jax.pose.keypoints import to_pose
 from tools.parity.case import Case
+from tools.parity.pose_draw import recorded_form
 
 CEILING = {"*": {"max_abs": 1e-6}, "images": {"max_abs": 8, "share": 0.0005}}
 
@@ -24,14 +25,14 @@ def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
         config["pool_width"],
         config["target_ratio"],
     )
-    yield from _dict("pool/", [pool], single=True)
+    yield from recorded_form("pool/", [pool], single=True)
     aligned = enhance.aligned(pool, poses[0])
-    yield from _dict("aligned/", [aligned], single=True)
+    yield from recorded_form("aligned/", [aligned], single=True)
     draws = recorded(config["draws"])
     made, limb, face = enhance.changed(
         poses, aligned, draws, config["limb_change_prob"], config["face_change_prob"]
     )
-    yield from _dict("new/", made)
+    yield from recorded_form("new/", made)
     style = Style(light_head=limb, light_face=limb or face)
     drawer = Drawer(height, width)
     yield "images", np.stack([drawer(pose, style) for pose in made])
@@ -50,20 +51,3 @@ def recorded(draws: list[Mapping[str, Any]]) -> enhance.Draws:
     return enhance.Draws(
         limb, face, strength, lambda: next(strengths), lambda: next(pushes)
     )
-
-
-def _dict(
-    prefix: str, poses: list[Pose], single: bool = False
-) -> Iterator[tuple[str, np.ndarray]]:
-    joints = np.arange(18)
-    arrays = {
-        "candidate": [p.body for p in poses],
-        "score": [p.body_score[None] for p in poses],
-        "subset": [np.where(p.body_visible, joints, -1)[None] for p in poses],
-        "hands": [p.hands for p in poses],
-        "hands_score": [p.hands_score for p in poses],
-        "faces": [p.face[None] for p in poses],
-        "faces_score": [p.face_score[None] for p in poses],
-    }
-    for name, values in arrays.items():
-        yield prefix + name, values[0] if single else np.stack(values)

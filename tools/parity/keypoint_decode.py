@@ -9,6 +9,7 @@ from onetoall_jax.alignment import person
 from onetoall_jax.pose import decode
 from onetoall_jax.pose.keypoints import to_pose
 from tools.parity.case import Case
+from tools.parity.pose_draw import recorded_form
 
 CEILING = {
     "*": {"max_abs": 1e-4, "max_rel": 1e-5},
@@ -68,7 +69,7 @@ def _simcc(case: Case) -> Outputs:
     raw = np.stack([decode.with_neck(k) for k in whole])
     yield "raw134", raw[..., :2]
     yield "raw134_score", raw[..., 2]
-    yield from _dict("p/", [to_pose(whole[0], *picture.shape[:2])], single=True)
+    yield from recorded_form("p/", [to_pose(whole[0], *picture.shape[:2])], single=True)
 
 
 def _yolox(case: Case) -> Outputs:
@@ -103,22 +104,7 @@ def _map133(case: Case) -> Outputs:
     yield "face69", relative[:, 22:91]
     yield "left_hand", np.stack([p.hands[1] for p in people])
     yield "right_hand", np.stack([p.hands[0] for p in people])
-    yield from _dict("inference/", [p.pose for p in people])
+    yield from recorded_form("inference/", [p.pose for p in people])
     sound = np.abs(keypoints)
     sound[..., 2] = np.clip(keypoints[..., 2], 0, 1)
-    yield from _dict("training/", [to_pose(k, height, width) for k in sound])
-
-
-def _dict(prefix: str, poses: list, single: bool = False) -> Outputs:
-    joints = np.arange(18)
-    arrays = {
-        "candidate": [p.body for p in poses],
-        "score": [p.body_score[None] for p in poses],
-        "subset": [np.where(p.body_visible, joints, -1)[None] for p in poses],
-        "hands": [p.hands for p in poses],
-        "hands_score": [p.hands_score for p in poses],
-        "faces": [p.face[None] for p in poses],
-        "faces_score": [p.face_score[None] for p in poses],
-    }
-    for name, values in arrays.items():
-        yield prefix + name, values[0] if single else np.stack(values)
+    yield from recorded_form("training/", [to_pose(k, height, width) for k in sound])

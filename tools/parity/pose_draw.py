@@ -1,11 +1,12 @@
 """Key points to points to draw, and the drawn pictures."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from onetoall_jax.alignment.person import from_keypoints
 from onetoall_jax.pose.draw import Drawer, Style
 from onetoall_jax.pose.keypoints import Pose, to_pose
 from tools.parity.case import Case
@@ -39,7 +40,10 @@ def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
         drawer = Drawer(height, width)
         pictures = []
         for i, person in enumerate(people):
-            pose = to_pose(person, height, width, route=_route(case, number))
+            if _route(case, number) == "training":
+                pose = to_pose(person, height, width)
+            else:
+                pose = from_keypoints(person, height, width).pose
             _check(pose, case, f"p{number.lstrip('_')}", i, keypoints.ndim == 3)
             pictures.append(drawer(pose, _STYLES[style or "plain"]))
         yield name, np.stack(pictures) if golden.ndim == 4 else pictures[0]
@@ -68,3 +72,21 @@ def _check(pose: Pose, case: Case, prefix: str, i: int, many: bool) -> None:
     for ours, theirs in pairs:
         if not np.allclose(ours, theirs, atol=1e-6):
             raise ValueError(f"{case.path.name}: {prefix} differs from the recorded")
+
+
+def recorded_form(
+    prefix: str, poses: Sequence[Pose], *, single: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Poses as cases record them; of a clip, or (`single`) of the one frame given."""
+    joints = np.arange(18)
+    arrays = {
+        "candidate": [p.body for p in poses],
+        "score": [p.body_score[None] for p in poses],
+        "subset": [np.where(p.body_visible, joints, -1)[None] for p in poses],
+        "hands": [p.hands for p in poses],
+        "hands_score": [p.hands_score for p in poses],
+        "faces": [p.face[None] for p in poses],
+        "faces_score": [p.face_score[None] for p in poses],
+    }
+    for name, values in arrays.items():
+        yield prefix + name, values[0] if single else np.stack(values)
