@@ -1,4 +1,4 @@
-"""Logical axis names of parameters and activations, and the strict constraint."""
+"""Logical axis names, the strict constraint, and the kind of device compiled for."""
 
 import flax.linen as nn
 import jax
@@ -44,3 +44,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if len(names) != x.ndim:
         raise ValueError(f"{len(names)} axis names for an array of rank {x.ndim}")
     return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
+
+
+def platform() -> str:
+    """The kind of device that the traced program will run on: "cpu", "gpu" or "tpu".
+
+    The devices of the mesh in force decide, so that a program can be compiled for
+    devices which this machine lacks; without a mesh, JAX's default backend.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

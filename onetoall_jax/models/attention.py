@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from onetoall_jax import axes
+
 # Scores (B * N * T * S) up to which the plain form is fastest on a CPU and small
 # enough to hold; above it queries go in chunks of this many scores per head.
 _PLAIN_SCORES = 1 << 21
@@ -45,7 +47,7 @@ def _choose(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> str:
     b, t, n, head_dim = q.shape
     if bias is not None:
         return "plain"
-    platform = jax.default_backend()
+    platform = axes.platform()
     if platform == "gpu" and q.dtype != jnp.float32 and head_dim in (32, 64, 128):
         return "cudnn"
     if platform == "tpu" and head_dim % 128 == 0 and t >= 1024:

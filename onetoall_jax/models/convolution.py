@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from onetoall_jax import axes
+
 FORMS = ("auto", "direct", "frames")
 
 
@@ -30,7 +32,7 @@ def conv3d(
       [B,f,h,w,O] in the type of x.
     """
     if form == "auto":
-        form = "frames" if jax.default_backend() == "cpu" else "direct"
+        form = "frames" if axes.platform() == "cpu" else "direct"
     if form == "direct":
         out = jax.lax.conv_general_dilated(
             x,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,9 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
     store = Store(workdir, training.keep_checkpoints)
     if store.latest() is None:
         start.check(settings)
-    made, where = _state(settings, mesh, store)
+    made = _state(settings, mesh, store)
     fixed = _fixed(settings, codec, mesh)
-    step = _step(settings, codec, where)
+    step = train_step(settings, codec, abstract_state(settings, mesh))
     claim(workdir, stored)
     sample = None
     shows = settings.model.reference_layers > 0  # a base has nothing to look at
@@ -137,35 +137,46 @@ def kept(settings: RunSettings, made: TrainState) -> tuple[Any, dict[str, Any]]:
     return (trees.split(params, lora.ALL)[0] if settings.lora.rank else params), rest
 
 
-def _state(
-    settings: RunSettings, mesh: Mesh, store: Store
-) -> tuple[TrainState, TrainState]:
-    """(state to go on from, its shardings)."""
+def abstract_state(settings: RunSettings, mesh: Mesh) -> TrainState:
+    """State of a run as shapes, types and shardings; makes no array."""
+    tx = optimizer.transform(settings.training.optimizer)
+    boxed = start.boxed(settings.model, settings.lora)
+    shapes = jax.eval_shape(_create(settings), nn.meta.unbox(boxed))
+    places = rules.shardings(boxed, mesh)
+    patterns = stages.patterns(settings.training.trainable)
+    where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
+    return jax.tree.map(
+        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
+    )
+
+
+def _create(settings: RunSettings) -> Callable[[Any], TrainState]:
+    """Function of the parameters that makes the state before the first step."""
     training = settings.training
-    patterns = stages.patterns(training.trainable)
-    tx = optimizer.transform(training.optimizer)
-    create = functools.partial(
+    return functools.partial(
         state.create,
-        patterns=patterns,
-        tx=tx,
+        patterns=stages.patterns(training.trainable),
+        tx=optimizer.transform(training.optimizer),
         seed=training.seed,
         ema=training.optimizer.ema_decay > 0,
     )
-    boxed = start.boxed(settings.model, settings.lora)
-    shapes = jax.eval_shape(create, nn.meta.unbox(boxed))
-    places = rules.shardings(boxed, mesh)
-    where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
+
+
+def _state(settings: RunSettings, mesh: Mesh, store: Store) -> TrainState:
+    """State to go on from."""
+    target = abstract_state(settings, mesh)
     if store.latest() is None:
         params = start.params(settings, mesh)
-        return jax.jit(create, out_shardings=where)(params), where
-    target = jax.tree.map(
-        lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), shapes, where
-    )
+        return jax.jit(_create(settings), out_shardings=_places(target))(params)
     params, rest = store.restore(*kept(settings, target))
     if settings.lora.rank:
         base = trees.split(start.params(settings, mesh), lora.ALL)[1]
         params = trees.join(params, base)
-    return join(params, rest, patterns), where
+    return join(params, rest, stages.patterns(settings.training.trainable))
+
+
+def _places(target: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, target)
 
 
 def _fixed(settings: RunSettings, codec: Codec, mesh: Mesh) -> Fixed:
@@ -176,7 +187,12 @@ def _fixed(settings: RunSettings, codec: Codec, mesh: Mesh) -> Fixed:
     )
 
 
-def _step(settings: RunSettings, codec: Codec, where: TrainState) -> Any:
+def train_step(settings: RunSettings, codec: Codec, target: TrainState) -> Any:
+    """The step as training compiles it: (state, fixed, batch, knobs) -> (state, ...).
+
+    Args:
+      target: abstract state; the next one keeps its shardings.
+    """
     training = settings.training
     denoiser = onetoall.functions(
         settings.model, dtype=jnp.dtype(training.dtype), remat=training.remat
@@ -188,7 +204,7 @@ def _step(settings: RunSettings, codec: Codec, where: TrainState) -> Any:
     )
     tx: optax.GradientTransformation = optimizer.transform(training.optimizer)
     step = make_train_step(denoiser, encoders, tx, training)
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(_places(target), None, None))
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
