@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
+import itertools
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import tensorflow_datasets as tfds
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose.keypoints import COUNT
 
-_NAME, _VERSION = "clips", "1.0.0"
+_NAME, _VERSION = "clips", "1.1.0"
+# What reading or decoding a damaged record raises.
+_DAMAGED = (RuntimeError, ValueError, zlib.error, cv2.error)
 _JPEG_START = b"\xff\xd8"
 _INDEX = "rows.json"  # sizes of all rows, so that a plan needs no decoding
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip (or, with a single frame, one picture).
+    """One clip; with a single frame one picture, with two a target and its source.
 
     Attributes:
       frames: [F,H,W,3] uint8, RGB.
@@ -32,6 +36,7 @@ class Clip:
       fps: frames a second.
       poses: [F,H,W,3] uint8, drawn once with face points, or None.
       text_boxes: for each frame, boxes (x1, y1, x2, y2) of on-screen text in pixels.
+      caption: what somebody said of it; "" where nobody did.
       lossless: store frames as they are (zlib); otherwise as JPEG of high quality.
     """
 
@@ -40,6 +45,7 @@ class Clip:
     fps: float
     poses: np.ndarray | None = None
     text_boxes: Sequence[Sequence[Sequence[float]]] = ()
+    caption: str = ""
     lossless: bool = True
 
 
@@ -56,13 +62,48 @@ class RowSizes:
         return len(self.height)
 
 
-def _pack(
-    pictures: np.ndarray | None, lossless: bool = True
-) -> tuple[bytes, np.ndarray]:
-    """(coded pictures one after another, the length of each)."""
-    code = _zipped if lossless else _jpeg
-    coded = [] if pictures is None else [code(p) for p in pictures]
-    return b"".join(coded), np.array([len(c) for c in coded], np.int64)
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """A row as it is stored: the same as a clip, its pictures coded one by one.
+
+    Attributes:
+      frames, poses: coded pictures (`code`); no poses where they are drawn when read.
+      size: height and width of the pictures.
+    """
+
+    frames: Sequence[bytes]
+    poses: Sequence[bytes]
+    keypoints: np.ndarray
+    fps: float
+    size: tuple[int, int]
+    text_boxes: Sequence[Sequence[Sequence[float]]] = ()
+    caption: str = ""
+
+    def sizes(self) -> "Sizes":
+        """The row's entry in the index."""
+        return (*self.size, len(self.frames), self.fps)
+
+
+Shard = Callable[[], Iterable[Coded]]
+Sizes = tuple[int, int, int, float]  # height, width, frames, frames a second
+
+
+def code(picture: np.ndarray, lossless: bool) -> bytes:
+    """A picture [H,W,3] uint8 as it is stored."""
+    return _zipped(picture) if lossless else _jpeg(picture)
+
+
+def coded(clip: Clip) -> Coded:
+    """All pictures of a clip coded; drawn poses exactly."""
+    return Coded(
+        [code(f, clip.lossless) for f in clip.frames],
+        [] if clip.poses is None else [code(p, True) for p in clip.poses],
+        clip.keypoints,
+        clip.fps,
+        (clip.frames.shape[1], clip.frames.shape[2]),
+        clip.text_boxes,
+        clip.caption,
+    )
 
 
 def _zipped(picture: np.ndarray) -> bytes:
@@ -78,6 +119,8 @@ def _jpeg(picture: np.ndarray) -> bytes:
 def _unpack(
     data: bytes, lengths: np.ndarray, size: tuple[int, int], wanted: Sequence[int]
 ) -> np.ndarray:
+    if not len(wanted):
+        return np.zeros((0, *size, 3), np.uint8)
     ends = np.cumsum(lengths)
     coded = (data[ends[i] - lengths[i] : ends[i]] for i in wanted)
     return np.stack([_decoded(c, size) for c in coded])
@@ -86,19 +129,22 @@ def _unpack(
 def _decoded(coded: bytes, size: tuple[int, int]) -> np.ndarray:
     if coded[:2] == _JPEG_START:
         picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR)
-        return np.asarray(picture)[..., ::-1]
+        if picture is None:
+            raise ValueError("a stored frame is no picture")
+        return picture[..., ::-1]
     return np.frombuffer(zlib.decompress(coded), np.uint8).reshape(*size, 3)
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder):
+class _Builder(tfds.core.ShardBasedBuilder):
     """Clips of people with whole-body key points."""
 
     VERSION = tfds.core.Version(_VERSION)
     name = _NAME
 
-    def __init__(self, made: Mapping[str, Iterable[Clip]] | None = None, **kwargs: Any):
+    def __init__(
+        self, made: Mapping[str, Sequence[Shard]] | None = None, **kwargs: Any
+    ):
         self._made = made or {}
-        self.sizes: dict[str, list[tuple]] = {split: [] for split in self._made}
         super().__init__(**kwargs, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -111,6 +157,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             "pose_bytes": lengths,
             "keypoints": tfds.features.Tensor(shape=(None, COUNT, 3), dtype=np.float32),
             "text_boxes": tfds.features.Text(),
+            "caption": tfds.features.Text(),
             "fps": np.float32,
             "height": np.int64,
             "width": np.int64,
@@ -122,31 +169,31 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the index follows the order of making
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(split) for split in self._made}
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Any]:
+        return {
+            split: [functools.partial(_examples, shard) for shard in shards]
+            for split, shards in self._made.items()
+        }
 
-    def _generate_examples(self, split: str) -> Any:
-        for i, clip in enumerate(self._made[split]):
-            frames, lengths = _pack(clip.frames, clip.lossless)
-            poses, pose_lengths = _pack(clip.poses)
-            num, height, width, _ = clip.frames.shape
-            self.sizes[split].append((height, width, num, clip.fps))
-            yield (
-                i,
-                {
-                    "frames": frames,
-                    "frame_bytes": lengths,
-                    "poses": poses,
-                    "pose_bytes": pose_lengths,
-                    "keypoints": clip.keypoints.astype(np.float32),
-                    "text_boxes": json.dumps(
-                        [list(map(list, f)) for f in clip.text_boxes]
-                    ),
-                    "fps": np.float32(clip.fps),
-                    "height": height,
-                    "width": width,
-                },
-            )
+
+def _examples(shard: Shard) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, row in enumerate(shard()):
+        yield i, _fields(row)
+
+
+def _fields(row: Coded) -> dict[str, Any]:
+    return {
+        "frames": b"".join(row.frames),
+        "frame_bytes": np.array([len(f) for f in row.frames], np.int64),
+        "poses": b"".join(row.poses),
+        "pose_bytes": np.array([len(p) for p in row.poses], np.int64),
+        "keypoints": row.keypoints.astype(np.float32),
+        "text_boxes": json.dumps([list(map(list, f)) for f in row.text_boxes]),
+        "caption": row.caption,
+        "fps": np.float32(row.fps),
+        "height": row.size[0],
+        "width": row.size[1],
+    }
 
 
 def _folder(root: Path) -> Path:
@@ -158,11 +205,52 @@ def exists(root: Path) -> bool:
     return (_folder(root) / _INDEX).is_file()
 
 
-def write(root: Path, made: Mapping[str, Iterable[Clip]]) -> None:
-    """Writes all splits; an interrupted run leaves nothing that looks whole.
+def write(
+    root: Path,
+    made: Mapping[str, Iterable[Clip]],
+    counts: Mapping[str, int] | None = None,
+    each: int = 256,
+) -> None:
+    """Writes clips in the order they are made, coded as they come.
 
-    Rows of a split are stored in the order they are made.
+    Args:
+      counts: rows of every split, to store them in files of `each` rows, which is what
+        memory holds; where None is given, a split is one file.
+    Raises:
+      UserError: a split has no clip.
+    """
+    sizes: dict[str, list[Sizes]] = {split: [] for split in made}
 
+    def measured(
+        split: str, rows: Iterator[Clip], count: int | None
+    ) -> Iterator[Coded]:
+        for clip in itertools.islice(rows, count):
+            row = coded(clip)
+            sizes[split].append(row.sizes())
+            yield row
+
+    shards: dict[str, list[Shard]] = {}
+    for split, clips in made.items():
+        rows, files, length = iter(clips), 1, None
+        if counts is not None:
+            files, length = max(1, -(-counts[split] // each)), each
+        shards[split] = [functools.partial(measured, split, rows, length)] * files
+    write_shards(root, shards, sizes)
+
+
+def write_shards(
+    root: Path,
+    shards: Mapping[str, Sequence[Shard]],
+    sizes: Mapping[str, Sequence[Sizes]],
+    beam: tfds.download.DownloadConfig | None = None,
+) -> None:
+    """Writes all splits, a file for each shard; until all is written, nothing is there.
+
+    A shard is coded and held in memory as a whole.
+
+    Args:
+      sizes: of all rows of a split, in order; may be filled while shards are made.
+      beam: with a Beam runner, which then writes the shards side by side.
     Raises:
       UserError: a split has no clip.
     """
@@ -170,24 +258,39 @@ def write(root: Path, made: Mapping[str, Iterable[Clip]]) -> None:
     half = root.with_name(root.name + ".part")
     shutil.rmtree(half, ignore_errors=True)
     tfds.disable_progress_bar()  # the caller shows its own
-    builder = _Builder(made, data_dir=str(half))
-    with contextlib.redirect_stdout(io.StringIO()):  # it names the passing folder
-        builder.download_and_prepare()
-    empty = [split for split, rows in builder.sizes.items() if not rows]
-    if empty:
-        shutil.rmtree(half)
-        raise UserError(f"No clip was made for {empty}: nothing was written.")
-    (_folder(half) / _INDEX).write_text(json.dumps(builder.sizes))
+    builder = _Builder(shards, data_dir=str(half))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it names the passing folder
+            builder.download_and_prepare(download_config=beam)
+        empty = [split for split in shards if not sizes[split]]
+        if empty:
+            raise UserError(f"No clip was made for {empty}: nothing was written.")
+        (_folder(half) / _INDEX).write_text(json.dumps(sizes))
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
     root.mkdir(parents=True, exist_ok=True)
     shutil.move(str(half / _NAME), str(root / _NAME))
     shutil.rmtree(half)
+
+
+def _check_files(folder: Path, split: str) -> None:
+    """Raises UserError if a file of a split is missing."""
+    told = json.loads((folder / "dataset_info.json").read_text())
+    lengths = next(s["shardLengths"] for s in told["splits"] if s["name"] == split)
+    for i in range(len(lengths)):
+        name = f"{_NAME}-{split}.array_record-{i:05d}-of-{len(lengths):05d}"
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder / name} is missing: restore it, or prepare the data set anew."
+            )
 
 
 class Rows:
     """Random access to one split.
 
     Raises:
-      UserError: there is no such data set or split.
+      UserError: there is no such data set or split, or a file of it is missing.
     """
 
     def __init__(self, root: str | Path, split: str):
@@ -200,6 +303,7 @@ class Rows:
         index = json.loads((folder / _INDEX).read_text())
         if split not in index:
             raise UserError(f"{root} has no split {split!r}: it has {sorted(index)}.")
+        _check_files(folder, split)
         columns = zip(*index[split], strict=True)
         self.sizes = RowSizes(*(np.array(c) for c in columns))
         self._folder, self._split = str(folder), split
@@ -212,24 +316,56 @@ class Rows:
         # Each worker opens the files itself.
         return {**self.__dict__, "_source": None}
 
-    def read(self, row: int, wanted: Sequence[int]) -> Clip:
-        """Frames `wanted` of a row, with their key points, poses and text boxes."""
-        if self._source is None:
-            builder = tfds.builder_from_directory(self._folder)
-            self._source = builder.as_data_source(split=self._split)
-        raw = self._source[int(row)]
-        size = int(raw["height"]), int(raw["width"])
-        poses = None
-        if len(raw["pose_bytes"]):
-            poses = _unpack(raw["poses"], raw["pose_bytes"], size, wanted)
+    def read(
+        self, row: int, wanted: Sequence[int], shown: Sequence[int] | None = None
+    ) -> Clip:
+        """Frames `wanted` of a row, with their key points, poses and text boxes.
+
+        Args:
+          shown: those whose pictures are decoded; None decodes all that are wanted.
+
+        Raises:
+          UserError: the row is damaged.
+        """
+        source = self._opened()
+        try:
+            raw = source[int(row)]
+            size = int(raw["height"]), int(raw["width"])
+            poses = None
+            if len(raw["pose_bytes"]):
+                poses = _unpack(raw["poses"], raw["pose_bytes"], size, wanted)
+            seen = wanted if shown is None else shown
+            frames = _unpack(raw["frames"], raw["frame_bytes"], size, seen)
+        except _DAMAGED as error:
+            raise UserError(
+                f"Row {row} of {self._folder} ({self._split}) is damaged: restore its "
+                "files, or prepare the data set anew, then start again: training goes "
+                "on from its last checkpoint."
+            ) from error
         boxes = json.loads(raw["text_boxes"])
         return Clip(
-            _unpack(raw["frames"], raw["frame_bytes"], size, wanted),
+            frames,
             raw["keypoints"][list(wanted)],
             float(raw["fps"]),
             poses,
             [boxes[i] if boxes else [] for i in wanted],
+            raw["caption"].decode(),
         )
+
+    def _opened(self) -> Any:
+        if self._source is None:
+            builder = tfds.builder_from_directory(self._folder)
+            try:
+                source = builder.as_data_source(split=self._split)
+                len(source) and source[0]
+            except _DAMAGED as error:
+                cause = str(error).splitlines()[0][:120]
+                raise UserError(
+                    f"A file of {self._folder} ({self._split}) cannot be read "
+                    f"({cause}): restore it, or prepare the data set anew."
+                ) from error
+            self._source = source
+        return self._source
 
     def num_frames(self, row: int) -> int:
         """Stored frames of a row."""

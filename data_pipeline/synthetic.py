@@ -148,7 +148,7 @@ def main(argv: list[str]) -> None:
         split: _shown(clips(config, split, n, args.workers), split, n)
         for split, n in counts.items()
     }
-    builder.write(args.output, made)
+    builder.write(args.output, made, counts)
 
 
 def _shown(made: Iterator[Clip], split: str, count: int) -> Iterator[Clip]:
