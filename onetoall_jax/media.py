@@ -1,5 +1,6 @@
 """Reads and writes videos and pictures; RGB uint8 everywhere."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -9,28 +10,43 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 
 from onetoall_jax.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_WIDEST_PIXEL = 8  # times as wide as high, or as high as wide; more is damage
+# Files alone (some formats name addresses to open), whatever codes their titles.
+_OPENING: dict[str, Any] = {
+    "options": {"protocol_whitelist": "file"},
+    "metadata_errors": "ignore",
+}
 
 
 def read_image(path: Path) -> np.ndarray:
-    """[H,W,3]; transparent parts become white.
+    """[H,W,3], turned upright as the file says; transparent parts become white.
 
     Raises:
       UserError: no such file, or no picture.
     """
     try:
         with Image.open(path) as opened:
-            upright = opened.convert("RGBA")
+            upright = _eight_bit(ImageOps.exif_transpose(opened)).convert("RGBA")
     except FileNotFoundError as error:
         raise UserError(f"There is no picture {path}.") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # each format's reader has its own for a damaged file
         raise UserError(f"{path} is not a picture that can be read.") from error
     white = Image.new("RGBA", upright.size, "white")
     return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    # Pillow would cut 16 bits of grey off at 255, which leaves white.
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture).astype(np.int64) >> 8
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:
@@ -56,40 +72,65 @@ class Video:
         if not self.path.is_file():
             raise UserError(f"There is no video {path}.")
         try:
-            with av.open(str(path)) as opened:
+            with av.open(str(path), **_OPENING) as opened:
                 if not opened.streams.video:
                     raise UserError(f"{path} has no pictures, only sound.")
                 rate = opened.streams.video[0].average_rate
+                pixel = opened.streams.video[0].sample_aspect_ratio
                 self.has_sound = bool(opened.streams.audio)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, ValueError) as error:
             raise UserError(f"{path} is not a video that can be read.") from error
         self.fps = float(rate) if rate else 25.0
+        self._pixel = float(pixel) if pixel else 1.0
+        if not 1 / _WIDEST_PIXEL <= self._pixel <= _WIDEST_PIXEL:
+            raise UserError(
+                f"{path} says that its pixels are {self._pixel:.3g} times as wide as "
+                "high: convert it anew."
+            )
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Upright frames [H,W,3], one at a time.
+        """Upright frames [H,W,3] of square pixels, one at a time.
+
+        Raises:
+          UserError: damaged, or without a single frame.
+        """
+        for _, picture in self.timed_frames():
+            yield picture
+
+    def timed_frames(self) -> Iterator[tuple[float | None, np.ndarray]]:
+        """The same with their times in seconds; None where the file tells none.
 
         Raises:
           UserError: damaged, or without a single frame.
         """
         count = 0
         try:
-            with av.open(str(self.path)) as opened:
+            with av.open(str(self.path), **_OPENING) as opened:
                 opened.streams.video[0].thread_type = "AUTO"
                 for frame in opened.decode(video=0):
-                    picture = frame.to_ndarray(format="rgb24")
-                    turns = (getattr(frame, "rotation", 0) // 90) % 4
-                    yield np.ascontiguousarray(np.rot90(picture, turns))
+                    yield frame.time, self._upright(frame)
                     count += 1
-        except av.FFmpegError as error:
+        except (av.FFmpegError, ValueError) as error:
             raise UserError(
                 f"{self.path} is damaged after frame {count}: convert it anew."
             ) from error
         if not count:
             raise UserError(f"{self.path} holds no frame.")
 
+    def _upright(self, frame: Any) -> np.ndarray:
+        picture = frame.to_ndarray(format="rgb24")
+        if self._pixel != 1:
+            size = max(1, round(picture.shape[1] * self._pixel)), picture.shape[0]
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
+        turns = round(getattr(frame, "rotation", 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(picture, turns))
+
 
 class VideoWriter:
-    """H.264 in mp4; the file appears under its name when it is closed.
+    """H.264 in mp4, in a file beside that can be watched while it grows.
+
+    Its name is that of the video and ".part"; closed, it becomes an ordinary mp4.
+    Equal frames make equal bytes.
 
     Args:
       sound: a video whose sound is copied in, cut to the length of the pictures.
@@ -108,23 +149,19 @@ class VideoWriter:
             )
         self._path, self._sound, self._fps = Path(path), sound, fps
         self._beside = self._path.with_name(self._path.name + ".part")
-        self._out = av.open(str(self._beside), "w", format="mp4")
+        # Fragments of a second: what is written can be played.
+        growing = {
+            "movflags": "empty_moov+default_base_moof",
+            "frag_duration": "1000000",
+        }
+        self._out = av.open(str(self._beside), "w", format="mp4", options=growing)
         rate = Fraction(fps).limit_denominator(1001)
         self._stream: Any = self._out.add_stream(
             "libx264", rate=rate, options={"crf": "16", "preset": "medium"}
         )
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"
-        self._audio = self._open_sound()
         self._count = 0
-
-    def _open_sound(self) -> Any:
-        if self._sound is None:
-            return None
-        with av.open(str(self._sound)) as source:
-            if not source.streams.audio:
-                return None
-            return self._out.add_stream_from_template(source.streams.audio[0])
 
     def write(self, frames: np.ndarray) -> None:
         """Appends frames [F,H,W,3]."""
@@ -140,26 +177,73 @@ class VideoWriter:
         """Flushes, adds the sound and gives the file its name."""
         for packet in self._stream.encode():
             self._out.mux(packet)
-        if self._audio is not None:
-            self._copy_sound()
         self._out.close()
-        os.replace(self._beside, self._path)
+        whole = self._path.with_name(self._path.name + ".whole")
+        try:
+            _remux(self._beside, whole, self._sound, self._count / self._fps)
+            os.replace(whole, self._path)
+        finally:
+            whole.unlink(missing_ok=True)
+        self._beside.unlink()
 
     def abandon(self) -> None:
         """Removes what was written."""
-        self._out.close()
+        try:
+            self._out.close()
+        except (OSError, av.FFmpegError):
+            pass  # the disk that was full is full still
         self._beside.unlink(missing_ok=True)
 
-    def _copy_sound(self) -> None:
-        length_s = self._count / self._fps
-        with av.open(str(self._sound)) as source:
-            for packet in source.demux(source.streams.audio[0]):
-                if packet.pts is None or packet.time_base is None:
-                    continue
-                if float(packet.pts * packet.time_base) > length_s:
-                    break
-                packet.stream = self._audio
-                self._out.mux(packet)
+
+def _remux(pictures: Path, target: Path, sound: Path | None, length_s: float) -> None:
+    """Copies the pictures of one file and the first seconds of another's sound."""
+    with contextlib.ExitStack() as opened:
+        seen: Any = opened.enter_context(av.open(str(pictures)))
+        heard: Any = opened.enter_context(av.open(str(sound))) if sound else None
+        out: Any = opened.enter_context(av.open(str(target), "w", format="mp4"))
+        video = out.add_stream_from_template(seen.streams.video[0])
+        audio = None
+        if heard is not None and heard.streams.audio:
+            audio = out.add_stream_from_template(heard.streams.audio[0])
+        start = None
+        for packet in seen.demux(video=0):
+            if packet.dts is None:
+                continue
+            # A growing file counts from its first decoding time, not its first picture.
+            start = packet.pts if start is None else start
+            packet.pts, packet.dts = packet.pts - start, packet.dts - start
+            packet.stream = video
+            out.mux(packet)
+        for packet in heard.demux(audio=0) if audio else ():
+            if packet.dts is None:
+                continue
+            if float(packet.pts * packet.time_base) > length_s:
+                break
+            packet.stream = audio
+            out.mux(packet)
+
+
+def write_lossless(path: Path, frames: np.ndarray) -> None:
+    """Frames [F,H,W,3] to the bit, FFV1 in Matroska; appears when it is complete."""
+    beside = path.with_name(path.name + ".part")
+    with av.open(str(beside), "w", format="matroska") as out:
+        stream: Any = out.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for picture in frames:
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(picture), format="rgb24"
+            )
+            for packet in stream.encode(frame.reformat(format="bgr0")):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
+    os.replace(beside, path)
+
+
+def read_lossless(path: Path) -> np.ndarray:
+    """What `write_lossless` wrote, [F,H,W,3]."""
+    return np.stack(list(Video(path).frames()))
 
 
 def write_video(

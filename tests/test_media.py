@@ -1,3 +1,6 @@
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,3 +64,54 @@ def test_key_points_survive_their_file(tmp_path):
     np.savez(tmp_path / "b.npz", keypoints=np.zeros((2, 5, 3)), size=[1, 1], fps=1.0)
     with pytest.raises(UserError, match=r"\(2, 5, 3\)"):
         files.read(tmp_path / "b.npz")
+
+
+def test_pictures_are_turned_as_their_file_says(tmp_path):
+    picture = Image.fromarray(np.zeros((4, 6, 3), np.uint8))
+    picture.putpixel((0, 0), (255, 255, 255))
+    told = Image.Exif()
+    told[0x0112] = 6  # to be turned a quarter clockwise
+    picture.save(tmp_path / "a.png", exif=told)
+    seen = media.read_image(tmp_path / "a.png")
+    assert seen.shape == (6, 4, 3) and seen[0, 3].tolist() == [255] * 3
+
+
+def test_grey_of_16_bits_keeps_its_shades(tmp_path):
+    grey = np.array([[0, 0x8000, 0xFFFF]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert media.read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def written(path, frames, rate=12, **stream):
+    """An mp4 whose stream has the given properties; times in twelfths of a second."""
+    times = stream.pop("times", range(len(frames)))
+    with av.open(str(path), "w") as out:
+        made = out.add_stream("libx264", rate=rate)
+        made.height, made.width = frames.shape[1:3]
+        made.pix_fmt = "yuv420p"
+        made.codec_context.time_base = Fraction(1, 12)
+        for name, value in stream.items():
+            setattr(made.codec_context, name, value)
+        for picture, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 12)
+            for packet in made.encode(frame):
+                out.mux(packet)
+        for packet in made.encode():
+            out.mux(packet)
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    written(tmp_path / "a.mp4", ramp(), sample_aspect_ratio=Fraction(4, 3))
+    frames = list(media.Video(tmp_path / "a.mp4").frames())
+    assert frames[0].shape == (32, 64, 3)
+    written(tmp_path / "b.mp4", ramp(), sample_aspect_ratio=Fraction(9))
+    with pytest.raises(UserError, match="9 times as wide as high"):
+        media.Video(tmp_path / "b.mp4")
+
+
+def test_frames_come_with_their_times(tmp_path):
+    when = [0, 1, 2, 6, 7, 12, 13]
+    written(tmp_path / "a.mp4", ramp(), times=when)
+    times = [t for t, _ in media.Video(tmp_path / "a.mp4").timed_frames()]
+    np.testing.assert_allclose(times, np.array(when) / 12)

@@ -8,11 +8,16 @@ MediaPipe finds one person a frame; it has no small toes, so these points get sc
 """
 
 import argparse
+import functools
+import itertools
+import struct
 import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +25,7 @@ from onetoall_jax import errors, media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import files
 from onetoall_jax.pose.files import Track
+from onetoall_jax.pose.keypoints import COUNT
 
 DEFAULT_ENVIRONMENT = Path("~/.cache/onetoall_jax/mediapipe")
 _PACKAGES = ("mediapipe==0.10.21",)
@@ -43,8 +49,14 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     source = Path(source)
     if source.suffix == ".npz":
         return files.read(source)
-    found = _detect(source, environment.expanduser())
-    seen = np.asarray((found.keypoints[:, :17, 2] > _SURE).any(axis=1))
+    if source.suffix.lower() in media.VIDEO_SUFFIXES:
+        video = media.Video(source)
+        frames, fps, still = video.frames(), video.fps, False
+    else:
+        frames, fps, still = iter([media.read_image(source)]), 1.0, True
+    first = next(frames)
+    keypoints = offline(environment)(itertools.chain([first], frames), still=still)
+    seen = people(keypoints)
     if not seen.any():
         raise NoPersonError(
             f"No person was found in {source}: give key points from a file (.npz)."
@@ -52,7 +64,13 @@ def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
     if not seen.all():
         print(f"{source.name}: {int((~seen).sum())} of {len(seen)} frames had no "
               "person and repeat a neighbour's pose", file=sys.stderr)  # fmt: skip
-    return found._replace(keypoints=found.keypoints[_nearest(seen)])
+    height, width = first.shape[:2]
+    return Track(keypoints[nearest(seen)], height, width, fps)
+
+
+def people(keypoints: np.ndarray) -> np.ndarray:
+    """Is somebody seen: [F] bool of key points [F,133,3]."""
+    return np.asarray((keypoints[:, :17, 2] > _SURE).any(axis=1))
 
 
 def given(path: Path, footage: Path) -> Track:
@@ -81,33 +99,93 @@ def _size_of(footage: Path) -> tuple[int, int, float]:
     return frame.shape[0], frame.shape[1], fps
 
 
-def _nearest(seen: np.ndarray) -> np.ndarray:
+def nearest(seen: np.ndarray) -> np.ndarray:
     """For each frame the last seen one, or the first."""
     index = np.where(seen, np.arange(len(seen)), -1)
     filled = np.maximum.accumulate(index)
     return np.where(filled < 0, np.argmax(seen), filled)
 
 
-def _detect(source: Path, environment: Path) -> Track:
-    python = environment / "bin" / "python"
+@functools.lru_cache(maxsize=1)
+def offline(environment: Path) -> "Offline":
+    """The detector of an environment, started once for all clips of this process.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    python = environment.expanduser() / "bin" / "python"
     if not python.exists():
         raise UserError(
-            f"Key points of {source.name} need a detector: install the offline one by "
+            "Key points need a detector: install the offline one by "
             "`python -m onetoall_jax.pose.detect --setup`, or give an .npz file."
         )
-    worker = Path(__file__).with_name("offline_worker.py")
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "found.npz"
-        run = subprocess.run(
-            [str(python), str(worker), str(source), str(target)],
-            capture_output=True,
-            text=True,
-            check=False,
+    return Offline(python)
+
+
+class Offline:
+    """The offline detector in a process of its own, see `offline_worker`."""
+
+    def __init__(self, python: Path):
+        self._python = python
+        self._process: Any = None
+
+    def __call__(
+        self, frames: Iterable[np.ndarray], *, still: bool = False
+    ) -> np.ndarray:
+        """Frames [H,W,3] uint8 of one size -> key points [F,133,3].
+
+        Args:
+          still: no frame tells of the next one.
+        Raises:
+          UserError: the detector failed.
+        """
+        if self._process is None:
+            self._start()
+        try:
+            self._send(frames, still)
+            (count,) = struct.unpack("<i", self._receive(4))
+            data = self._receive(count * COUNT * 3 * 4)
+        except BaseException as error:
+            # Half a clip has been sent: it has to start afresh for the next one.
+            last = self._stopped()
+            if isinstance(error, BrokenPipeError | EOFError):
+                raise UserError(f"The offline detector failed: {last}.") from error
+            raise
+        return np.frombuffer(data, "<f4").reshape(count, COUNT, 3).astype(np.float32)
+
+    def _start(self) -> None:
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [str(self._python), str(Path(__file__).with_name("offline_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
         )
-        if run.returncode:
-            last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"The detector failed on {source}: {last}.")
-        return files.read(target)
+
+    def _stopped(self) -> str:
+        """Ends the process; its last words."""
+        self._process.kill()
+        self._process.communicate()
+        self._process = None
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return said[-1] if said else "no message"
+
+    def _send(self, frames: Iterable[np.ndarray], still: bool) -> None:
+        pipe, size = self._process.stdin, None
+        for frame in frames:
+            if size is None:
+                size = frame.shape[:2]
+                pipe.write(struct.pack("<iii", *size, still))
+            pipe.write(b"\1" + np.ascontiguousarray(frame).tobytes())
+        pipe.write(b"\0")
+        pipe.flush()
+
+    def _receive(self, count: int) -> bytes:
+        data = self._process.stdout.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
 
 
 def setup(environment: Path = DEFAULT_ENVIRONMENT) -> None:

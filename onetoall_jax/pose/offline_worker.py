@@ -1,17 +1,21 @@
-"""Runs MediaPipe's holistic detector over a video or picture, in its own environment.
+"""Runs MediaPipe's holistic detector over frames, in its own environment.
 
-Called by its path with that environment's Python:
+Called by its path with that environment's Python, for any number of clips. For each it
+reads from the standard input
 
-    python offline_worker.py INPUT OUTPUT.npz
+    height, width, still        int32 each; still: no frame tells of the next
+    1, frame                    a byte and height * width * 3 bytes of RGB, repeated
+    0                           a byte
 
-It imports nothing of this package, because MediaPipe cannot share an environment with
-today's JAX. Writes `keypoints` [F,133,3] in pixels, `size` and `fps`; a frame without a
-person has score 0 everywhere.
+and answers with the number of frames (int32) and their key points [F,133,3] float32 in
+pixels; a frame without a person has score 0 everywhere. It imports nothing of this
+package, because MediaPipe cannot share an environment with today's JAX.
 """
 
+import os
+import struct
 import sys
 
-import cv2
 import mediapipe as mp
 import numpy as np
 
@@ -55,31 +59,33 @@ def _points(found, height, width):
     return keypoints
 
 
+def _detected(read, height, width, detector):
+    found = []
+    while read(1) == b"\1":
+        frame = np.frombuffer(read(height * width * 3), np.uint8)
+        marks = detector.process(frame.reshape(height, width, 3))
+        found.append(_points(marks, height, width))
+    return np.stack(found) if found else np.zeros((0, 133, 3), np.float32)
+
+
 def main():
-    """Detects frame by frame; pictures are taken as clips of one frame."""
-    source, target = sys.argv[1:3]
-    capture = cv2.VideoCapture(source)
-    fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    tracked = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 1
-    every = []
-    with mp.solutions.holistic.Holistic(
-        model_complexity=1, static_image_mode=not tracked
-    ) as detector:
-        while True:
-            read, frame = capture.read()
-            if not read:
-                break
-            height, width = frame.shape[:2]
-            found = detector.process(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            every.append(_points(found, height, width))
-    if not every:
-        sys.exit(f"no frame could be read from {source}")
-    np.savez(
-        target,
-        keypoints=np.stack(every),
-        size=np.array([height, width]),
-        fps=np.float32(fps),
-    )
+    """Answers clip after clip until there is no more input."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # MediaPipe prints
+    read = sys.stdin.buffer.read
+    holistic = mp.solutions.holistic.Holistic
+    pictures = None
+    while len(header := read(12)) == 12:
+        height, width, still = struct.unpack("<iii", header)
+        if still:
+            # Nothing is remembered from picture to picture: one detector does for all.
+            pictures = pictures or holistic(model_complexity=1, static_image_mode=True)
+            found = _detected(read, height, width, pictures)
+        else:
+            with holistic(model_complexity=1) as tracker:
+                found = _detected(read, height, width, tracker)
+        answers.write(struct.pack("<i", len(found)) + found.astype("<f4").tobytes())
+        answers.flush()
 
 
 if __name__ == "__main__":
