@@ -1,13 +1,17 @@
 """Logical axis names, the strict constraint, and the kind of device compiled for."""
 
+import math
+
 import flax.linen as nn
 import jax
 from flax.linen.spmd import RulesFallback
+from jax.sharding import AxisType, PartitionSpec
 
 # Activations.
 BATCH = "batch"  # clips
 TOKENS = "tokens"  # query tokens: prefix frame, then the video's
 REFERENCE_TOKENS = "reference_tokens"
+REFERENCE_COPIES = "reference_copies"  # one whole reference for each shard of TOKENS
 TEXT_TOKENS = "text_tokens"
 EMBED = "embed"  # residual stream, activations
 HEADS = "heads"  # attention heads, or the N*K width they are flattened into
@@ -36,14 +40,45 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     Without rules in force it does nothing, so single-device code needs no mesh.
 
     Raises:
-      ValueError: a name that `ALL` does not list, or a rank that differs.
+      ValueError: a name that `ALL` does not list, a rank that differs, or rules without
+        a mesh, under which JAX would drop the constraint in silence.
     """
+    _check(names)
+    if len(names) != x.ndim:
+        raise ValueError(f"{len(names)} axis names for an array of rank {x.ndim}")
+    if nn.get_logical_axis_rules() and jax.sharding.get_abstract_mesh().empty:
+        raise ValueError("rules are in force without a mesh: enter sharding.mesh.use")
+    return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
+
+
+def spec(*names: str | None) -> PartitionSpec:
+    """Mesh axes of logical ones under the rules in force; everything whole without."""
+    _check(names)
+    if not nn.get_logical_axis_rules():
+        return PartitionSpec(*[None] * len(names))
+    return PartitionSpec(*(nn.logical_to_mesh_axes(names) or ()))
+
+
+def shards(name: str) -> int:
+    """Parts into which the mesh in force splits a logical axis; 1 without a mesh."""
+    (axis,) = spec(name)
+    return size(axis)
+
+
+def size(axis: str | tuple[str, ...] | None) -> int:
+    """Devices along mesh axes that the compiler (not the caller) shares work over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    parts = (axis,) if isinstance(axis, str) else tuple(axis or ())
+    return math.prod(mesh.shape[a] for a in parts if kinds[a] == AxisType.Auto)
+
+
+def _check(names: tuple[str | None, ...]) -> None:
     for name in names:
         if name is not None and name not in ALL:
             raise ValueError(f"{name!r} is not a logical axis; known are {ALL}")
-    if len(names) != x.ndim:
-        raise ValueError(f"{len(names)} axis names for an array of rank {x.ndim}")
-    return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
 
 
 def platform() -> str:

@@ -19,6 +19,7 @@ RULES: Rules = (
     (axes.BATCH, BATCH_AXES),
     (axes.TOKENS, "context"),
     (axes.REFERENCE_TOKENS, None),
+    (axes.REFERENCE_COPIES, "context"),
     (axes.TEXT_TOKENS, None),
     (axes.EMBED, None),
     (axes.HEADS, "tensor"),

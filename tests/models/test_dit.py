@@ -9,7 +9,6 @@ import pytest
 
 from onetoall_jax import axes, trees
 from onetoall_jax.models import onetoall
-from onetoall_jax.models.attention import attend
 from onetoall_jax.models.grow import grow
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
@@ -203,35 +202,6 @@ def test_growing_into_another_width_is_refused():
         grow({}, BASE, wider, jax.random.key(0))
 
 
-@pytest.mark.parametrize("lengths", [(5, 7), (40, 33)])
-def test_chunked_attention_equals_plain(lengths, monkeypatch):
-    from onetoall_jax.models import attention
-
-    monkeypatch.setattr(attention, "_CHUNK_SCORES", 64)
-    t, s = lengths
-    keys = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(keys[0], (2, t, 3, 8))
-    k, v = (jax.random.normal(key, (2, s, 3, 8)) for key in keys[1:])
-
-    def total(kernel):
-        fn = lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, kernel=kernel)))  # noqa: E731
-        return jax.value_and_grad(fn, argnums=(0, 1, 2))(q, k, v)
-
-    (a, da), (b, db) = total("plain"), total("chunked")
-    np.testing.assert_allclose(a, b, rtol=1e-5)
-    for x, y in zip(da, db, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_by_hand():
-    q = jnp.array([[[[2.0, 0.0]]]])
-    k = jnp.array([[[[1.0, 0.0]], [[0.0, 1.0]]]])
-    v = jnp.array([[[[1.0]], [[3.0]]]])
-    weight = 1 / (1 + np.exp(-2 / np.sqrt(2)))
-    out = attend(q, k, v, kernel="plain")
-    np.testing.assert_allclose(out[0, 0, 0, 0], weight + 3 * (1 - weight), rtol=1e-6)
-
-
 def test_rope_turns_neighbouring_pairs_by_position_times_frequency():
     # head_dim 12: rows and columns 4 channels each, time 4.
     rope = Rope((2, 3, 4), 12, theta=100.0)
@@ -249,21 +219,3 @@ def test_rope_turns_neighbouring_pairs_by_position_times_frequency():
 def test_a_misspelled_axis_is_an_error():
     with pytest.raises(ValueError, match="tokenz"):
         axes.constrain(jnp.zeros((1, 2, 3)), "batch", "tokenz", "embed")
-
-
-def test_the_tpu_kernel_pads_and_masks_odd_lengths():
-    from onetoall_jax.models import attention
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(keys[0], (1, 150, 2, 128))
-    k, v = (jax.random.normal(key, (1, 70, 2, 128)) for key in keys[1:])
-
-    def total(fn):
-        return jax.value_and_grad(lambda q: jnp.sum(jnp.sin(fn(q, k, v))))(q)
-
-    plain, d_plain = total(attention._plain)
-    tpu, d_tpu = total(
-        lambda q, k, v: attention._splash(q, k, v, block=128, interpret=True)
-    )
-    np.testing.assert_allclose(plain, tpu, rtol=1e-5)
-    np.testing.assert_allclose(d_plain, d_tpu, atol=1e-5)

@@ -1,46 +1,55 @@
-"""The one attention entry; picks the fastest exact form for the device."""
+"""Exact attention on one device, one form for each kind of device and size."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from onetoall_jax import axes
+from onetoall_jax.models.attention.settings import AttentionConfig, Blocks
 
+# Outputs carry this name, for the rematerialisation policies that keep them.
+OUTPUT = "attention_output"
 # Scores (B * N * T * S) up to which the plain form is fastest on a CPU and small
 # enough to hold; above it queries go in chunks of this many scores per head.
 _PLAIN_SCORES = 1 << 21
 _CHUNK_SCORES = 1 << 20
+_SPLASH_BLOCK = 512
+_WHOLE = Blocks()
+_SPLASH_LANES = 128  # block sizes are multiples of the vector unit's width
 
-KERNELS = ("auto", "plain", "chunked", "cudnn", "splash")
 
-
-def attend(
+def local(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    *,
+    config: AttentionConfig,
     bias: jax.Array | None = None,
-    kernel: str = "auto",
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(K) + bias) v.
+    """softmax(q k^T / sqrt(K) + bias) v of arrays that one device holds.
 
     Args:
       q: [B,T,N,K].
       k, v: [B,S,N,K].
       bias: broadcasts to [B,N,T,S]; plain form only.
-      kernel: one of KERNELS; "auto" chooses by device, type and size.
-    Returns:
-      [B,T,N,K] in the type of q; scores and softmax are float32.
     """
+    kernel = config.kernel
     if kernel == "auto":
         kernel = _choose(q, k, bias)
-    if kernel == "plain":
-        return _plain(q, k, v, bias)
-    if bias is not None:
+    if bias is not None and kernel != "plain":
         raise ValueError(f"kernel {kernel!r} takes no bias")
-    return _FORMS[kernel](q, k, v)
+    blocks = config.blocks_for(kernel, q.shape[1], k.shape[1], q.shape[-1])
+    if kernel == "chunked":
+        out = chunked(q, k, v, blocks)
+    elif kernel == "cudnn":
+        out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    elif kernel == "splash":
+        out = splash(q, k, v, blocks)
+    else:
+        out = plain(q, k, v, bias)
+    return checkpoint_name(out, OUTPUT)
 
 
 def _choose(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> str:
@@ -55,9 +64,10 @@ def _choose(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> str:
     return "plain" if b * n * t * k.shape[1] <= _PLAIN_SCORES else "chunked"
 
 
-def _plain(
+def plain(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
+    """All scores at once."""
     scores_BNTS = jnp.einsum(
         "BTNK,BSNK->BNTS", q, k, preferred_element_type=jnp.float32
     ) / math.sqrt(q.shape[-1])
@@ -67,10 +77,12 @@ def _plain(
     return jnp.einsum("BNTS,BSNK->BTNK", weights_BNTS, v)
 
 
-def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def chunked(
+    q: jax.Array, k: jax.Array, v: jax.Array, blocks: Blocks = _WHOLE
+) -> jax.Array:
     """One head and one chunk of queries at a time; scores never exceed one chunk."""
     b, t, n, _ = q.shape
-    chunk = min(t, max(1, _CHUNK_SCORES // k.shape[1]))
+    chunk = min(t, blocks.query or max(1, _CHUNK_SCORES // k.shape[1]))
     num = -(-t // chunk)
     padded = jnp.pad(q, ((0, 0), (0, num * chunk - t), (0, 0), (0, 0)))
     q_heads = rearrange(padded, "b (i t) n k -> (b n) i t k", i=num)
@@ -101,47 +113,68 @@ def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return rearrange(out, "(b n) i t k -> b (i t) n k", b=b, n=n)[:, :t]
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-
-
-def _splash(
+def splash(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    blocks: Blocks = _WHOLE,
     *,
-    block: int = 512,
     interpret: bool = False,
 ) -> jax.Array:
-    """The Pallas kernel for TPU; both lengths padded to its blocks and masked."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+    """The Pallas kernel for TPU; both lengths padded to its blocks and masked.
+
+    Raises:
+      ValueError: blocks that are no multiples of 128, or of which one does not divide
+        the next.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as tpu
 
     _, t, n, head_dim = q.shape
     s = k.shape[1]
-    pad_t, pad_s = -t % block, -s % block
+    sizes = _splash_sizes(blocks, t, s)
+    pad_t = -t % math.lcm(sizes["block_q"], sizes["block_q_dkv"])
+    pad_s = -s % math.lcm(sizes["block_kv"], sizes["block_kv_dkv"])
     q_BNTK, k_BNSK, v_BNSK = (
         rearrange(jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))), "b t n k -> b n t k")
         for x, pad in ((q / math.sqrt(head_dim), pad_t), (k, pad_s), (v, pad_s))
     )
-    ids = splash.SegmentIds(
-        q=(jnp.arange(t + pad_t) >= t).astype(jnp.int32),
-        kv=(jnp.arange(s + pad_s) >= s).astype(jnp.int32),
-    )
-    mask = splash.MultiHeadMask([splash.FullMask((t + pad_t, s + pad_s))] * n)
-    sizes = splash.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_kv_dkv_compute=block,
-        use_fused_bwd_kernel=True,
-    )
-    kernel = splash.make_splash_mha_single_device(
-        mask, block_sizes=sizes, interpret=interpret
+    ids = None
+    if pad_t or pad_s:
+        ids = tpu.SegmentIds(
+            q=(jnp.arange(t + pad_t) >= t).astype(jnp.int32),
+            kv=(jnp.arange(s + pad_s) >= s).astype(jnp.int32),
+        )
+    mask = tpu.MultiHeadMask([tpu.FullMask((t + pad_t, s + pad_s))] * n)
+    kernel = tpu.make_splash_mha_single_device(
+        mask,
+        block_sizes=tpu.BlockSizes(use_fused_bwd_kernel=True, **sizes),  # type: ignore[arg-type]
+        # With the output goes the log-sum that its backward pass needs.
+        residual_checkpoint_name=OUTPUT,
+        interpret=interpret,
     )
     out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q_BNTK, k_BNSK, v_BNSK, ids)
     return rearrange(out, "b n t k -> b t n k")[:, :t].astype(q.dtype)
 
 
-_FORMS = {"chunked": _chunked, "cudnn": _cudnn, "splash": _splash}
+def _splash_sizes(blocks: Blocks, tokens: int, keys: int) -> dict[str, int]:
+    def fitted(size: int, length: int) -> int:
+        # A block longer than the (short) sequence would only pad it.
+        return min(size or _SPLASH_BLOCK, -(-length // _SPLASH_LANES) * _SPLASH_LANES)
+
+    block_kv = fitted(blocks.keys, keys)
+    backward = fitted(blocks.keys_backward, keys)
+    sizes = {
+        "block_q": fitted(blocks.query, tokens),
+        "block_kv": block_kv,
+        "block_kv_compute": min(blocks.keys_compute or block_kv, block_kv),
+        "block_q_dkv": fitted(blocks.query_backward, tokens),
+        "block_kv_dkv": backward,
+        "block_kv_dkv_compute": min(blocks.keys_backward_compute or backward, backward),
+    }
+    for name, size in sizes.items():
+        if size % _SPLASH_LANES:
+            raise ValueError(f"{name} is {size}: make it a multiple of {_SPLASH_LANES}")
+    for whole in ("block_kv", "block_kv_dkv"):
+        if sizes[whole] % sizes[f"{whole}_compute"]:
+            raise ValueError(f"{whole}_compute does not divide {whole}: {sizes}")
+    return sizes
