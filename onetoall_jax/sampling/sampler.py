@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from onetoall_jax import flow
 from onetoall_jax.errors import UserError
@@ -23,11 +24,13 @@ class Carry:
     Attributes:
       frames_u8: [B,S,H,W,3], the segment before from its first frame on; S is the
         longest segment's length, after a shorter one the end is stale.
-      index: scalar, segments made so far; at 0 the frames mean nothing.
+      index: scalar, segments made so far; at 0 the others mean nothing.
+      tone: [B,2,3], mean and contrast of each colour in the first segment; see `tone`.
     """
 
     frames_u8: jax.Array
     index: jax.Array
+    tone: jax.Array
 
 
 class Drawn(NamedTuple):
@@ -67,15 +70,48 @@ class Sampler:
 
     @functools.cached_property
     def call(self) -> Callable[..., tuple[Carry, Drawn]]:
-        """`draw`, compiled once for every shape."""
-        return jax.jit(self.draw, static_argnames="chained")
+        """`draw`, compiled once for every shape.
+
+        A seed (a scalar) may stand for the noise, so that drawing it is no program of
+        its own; `length`, in frames, is then the segments'.
+        """
+
+        def call(
+            params: Params,
+            codec_params: Params,
+            inputs: Inputs,
+            carry: Carry,
+            pose_u8: jax.Array | None,
+            offset: jax.Array,
+            noise: jax.Array,
+            *,
+            length: int,
+            chained: bool,
+        ) -> tuple[Carry, Drawn]:
+            if not noise.ndim:
+                clips, _, *size, _ = carry.frames_u8.shape
+                noise = draw_noise(noise, clips, self.latent_shape(length, *size))
+            return self.draw(
+                params, codec_params, inputs, carry, pose_u8, offset, noise,
+                chained=chained,
+            )  # fmt: skip
+
+        return jax.jit(call, static_argnames=("length", "chained"))
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """[f,h,w,C] of a segment."""
+        g = self.codec.geometry
+        sides = height // g.spatial, width // g.spatial
+        return (g.latent_frames(num_frames), *sides, g.channels)
 
     def first_carry(
         self, clips: int, num_frames: int, height: int, width: int
     ) -> Carry:
         """Carry before the first segment, for segments of up to `num_frames`."""
-        empty = jnp.zeros((clips, num_frames, height, width, 3), jnp.uint8)
-        return Carry(empty, jnp.zeros((), jnp.int32))
+        # On the host: made on the device, each would be a program of its own.
+        empty = np.zeros((clips, num_frames, height, width, 3), np.uint8)
+        tone = np.zeros((clips, 2, 3), np.float32)
+        return Carry(empty, np.zeros((), np.int32), tone)  # type: ignore[arg-type]
 
     def draw(
         self,
@@ -104,11 +140,16 @@ class Sampler:
             pose, offset = at
             context = self._context(codec_params, carry, offset) if chained else None
             latents, _ = self.denoiser.draw(params, inputs, pose, noise, context)
-            frames_u8 = to_bytes(self.codec.decode(codec_params, latents))
+            frames = self.codec.decode(codec_params, latents)
+            held = carry.tone
+            if self.config.colour_anchor and chained:
+                held = jnp.where(carry.index > 0, held, tone(frames))
+                frames = anchored(frames, held, self.config.colour_anchor)
+            frames_u8 = to_bytes(frames)
             filled = jax.lax.dynamic_update_slice_in_dim(
                 carry.frames_u8, frames_u8, 0, axis=1
             )
-            return Carry(filled, carry.index + 1), Drawn(latents, frames_u8)
+            return Carry(filled, carry.index + 1, held), Drawn(latents, frames_u8)
 
         return jax.lax.scan(segment, carry, (pose_u8, offset))
 
@@ -132,7 +173,28 @@ def to_bytes(frames: jax.Array) -> jax.Array:
     return jnp.floor(255 * unit).astype(jnp.uint8)
 
 
-def draw_noise(seed: int, clips: int, shape: tuple[int, ...]) -> jax.Array:
+def tone(frames: jax.Array) -> jax.Array:
+    """[B,2,3] float32: mean and standard deviation of each colour of a clip."""
+    x = frames.astype(jnp.float32)
+    mean = x.mean(axis=(1, 2, 3))
+    return jnp.stack([mean, x.std(axis=(1, 2, 3))], axis=1)
+
+
+def anchored(frames: jax.Array, wanted: jax.Array, share: float) -> jax.Array:
+    """Frames brought `share` of the way, 0..1, to the mean and contrast of `wanted`.
+
+    Args:
+      wanted: [B,2,3] as `tone` gives it.
+    """
+    own = tone(frames)
+    aim = own + share * (wanted - own)
+    gain = aim[:, 1] / jnp.maximum(own[:, 1], 1e-3)
+    offset = aim[:, 0] - gain * own[:, 0]
+    spread = (slice(None), None, None, None)
+    return frames.astype(jnp.float32) * gain[spread] + offset[spread]
+
+
+def draw_noise(seed: Any, clips: int, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal [B,f,h,w,C], equal for every clip, so no batch changes a clip."""
     one = jax.random.normal(jax.random.key(seed), shape, jnp.float32)
     return jnp.broadcast_to(one, (clips, *shape))

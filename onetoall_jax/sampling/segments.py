@@ -115,6 +115,11 @@ def _check(config: SamplingConfig, geometry: Geometry) -> None:
             f"sampling.segments_per_call={config.segments_per_call} is no number of "
             "segments: give 1 or more, or 0 for all."
         )
+    if not 0 <= config.colour_anchor <= 1:
+        raise UserError(
+            f"sampling.colour_anchor={config.colour_anchor} is no share: give 0 (as "
+            "drawn) to 1 (held to the first segment)."
+        )
     lengths = [config.segment_frames]
     if config.plan == "release":
         lengths += config.final_lengths

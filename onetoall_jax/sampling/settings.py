@@ -23,6 +23,8 @@ class SamplingConfig:
       segments_per_call: segments that one compiled call makes; 0 is all.
       short_side: a result follows its reference, its short side at most this, pixels.
       seed: of the noise, the same for every segment and every clip.
+      colour_anchor: share, 0..1, of the way that later segments are brought back to the
+        mean and contrast of the first one's colours; 0 leaves them as they are drawn.
     """
 
     steps: int = 30
@@ -39,3 +41,4 @@ class SamplingConfig:
     segments_per_call: int = 1
     short_side: int = 384
     seed: int = 42
+    colour_anchor: float = 0.0

@@ -10,7 +10,7 @@ from formula_model import CODEC_PARAMS, PARAMS, SIZE, FormulaCodec, Model, input
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.sampling import clip
-from onetoall_jax.sampling.sampler import Sampler
+from onetoall_jax.sampling.sampler import Sampler, anchored, tone
 from onetoall_jax.sampling.settings import SamplingConfig
 
 CONFIG = SamplingConfig(steps=2, segment_frames=9, final_lengths=(9,))
@@ -108,3 +108,64 @@ def test_a_size_that_the_codec_does_not_take_is_refused():
     given, pose = inputs()
     with pytest.raises(UserError, match="multiples of 2"):
         draw(sampler_of(), given, pose(9)[:, :, :3])
+
+
+@pytest.mark.parametrize(("made", "changes"), [(2, {}), (3, {"segments_per_call": 2})])
+def test_a_broken_call_goes_on_to_the_same_frames(made, changes):
+    given, pose = inputs()
+    pose_u8 = pose(25)
+    sampler = sampler_of(colour_anchor=0.5, **changes)
+
+    def drawn(**more):
+        return list(
+            clip.draw_segments(sampler, PARAMS, CODEC_PARAMS, given, pose_u8, **more)
+        )
+
+    whole = drawn()
+    assert len(whole) == 5
+    count = clip.whole_calls(sampler, 25, made)
+    assert count == 2
+    last = whole[count - 1]
+    rest = drawn(done=clip.Done(count, last.frames_u8, last.tone))
+    assert [m.segment for m in rest] == [m.segment for m in whole[count:]]
+    for a, b in zip(rest, whole[count:], strict=True):
+        np.testing.assert_array_equal(a.frames_u8, b.frames_u8)
+        np.testing.assert_array_equal(a.latents, b.latents)
+
+
+def test_poses_may_come_from_anywhere_that_has_their_shape():
+    given, pose = inputs()
+    pose_u8 = pose(20)
+
+    class Shelf:
+        shape, asked = pose_u8.shape, []
+
+        def __getitem__(self, index):
+            self.asked.append(index[1])
+            return pose_u8[index]
+
+    made = draw(sampler_of(), given, Shelf())
+    np.testing.assert_array_equal(made, draw(sampler_of(), given, pose_u8))
+    assert max(len(frames) for frames in Shelf.asked) == 9
+
+
+def test_the_colour_anchor_holds_mean_and_contrast():
+    rng = np.random.default_rng(0)
+    first, later = rng.normal(0.1, 0.2, (2, 2, 3, 4, 6, 3)).astype(np.float32)
+    later = 0.5 * later + 0.3
+    wanted = tone(jnp.asarray(first))
+    np.testing.assert_allclose(wanted[:, 0], first.mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(wanted[:, 1], first.std((1, 2, 3)), atol=1e-6)
+    held = tone(anchored(jnp.asarray(later), wanted, 1.0))
+    np.testing.assert_allclose(held, wanted, atol=1e-6)
+    half = tone(anchored(jnp.asarray(later), wanted, 0.5))
+    np.testing.assert_allclose(half, (wanted + tone(jnp.asarray(later))) / 2, atol=1e-6)
+
+
+def test_seeds_share_a_program():
+    given, pose = inputs()
+    sampler, pose_u8 = sampler_of(), pose(9)
+    one, two, same = (draw(sampler, given, pose_u8, seed=s) for s in (1, 2, 1))
+    np.testing.assert_array_equal(one, same)
+    assert sampler.call._cache_size() == 1
+    assert one.shape == two.shape

@@ -78,6 +78,7 @@ def test_calls_take_equal_lengths_and_at_most_two_sizes():
         ({"plan": "release", "segment_frames": 65}, "no segment may be longer"),
         ({"overlap": 9}, "give 5"),
         ({"segments_per_call": -1}, "0 for all"),
+        ({"colour_anchor": 1.5}, "is no share"),
     ],
 )
 def test_settings_that_fit_no_clip_are_refused(change, message):

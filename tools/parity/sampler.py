@@ -125,7 +125,7 @@ def _run_clip(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
         noise=noise,
     )
     frames = np.zeros(case.outputs["frames_u8"].shape, np.uint8)
-    for i, (segment, latents, frames_u8) in enumerate(drawn):
+    for i, (segment, latents, frames_u8, _) in enumerate(drawn):
         yield f"latents_seg{i}", first(latents[:, CONTEXT_LATENTS if i else 0 :])
         if i == 0:
             yield "decoded_seg0", first(jax.jit(made.decode)(codec_params, latents))
