@@ -55,21 +55,28 @@ def choose_person(
     Returns:
       [5]; the whole frame with score -1 where there is nobody.
     """
+    best, area = np.array([0, 0, width, height, -1], np.float64), -np.inf
+    people = all_people(raw, height, width, sure, overlap)
+    longest = max(((p[2:4] - p[:2]).max() for p in people), default=0)
+    for person in people:
+        wide, tall = person[2:4] - person[:2]
+        if wide * tall > area and max(wide, tall) >= share * longest:
+            best, area, longest = person, wide * tall, max(wide, tall)
+    return best
+
+
+def all_people(
+    raw: np.ndarray, height: int, width: int, sure: float = 0.05, overlap: float = 0.5
+) -> np.ndarray:
+    """Everybody in a frame, [n,5] as `choose_person` gives one, the surest first."""
     boxes, scores, classes = _found(raw, height, width, sure)
     order = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), sure, overlap)
-    people = [
-        i for i in np.array(order, int).ravel() if classes[i] == 0 and scores[i] > sure
-    ]
-    best, area = None, -np.inf
-    longest = max((boxes[i, 2:].max() for i in people), default=0)
-    for i in people:
-        wide, tall = (int(v) for v in boxes[i, 2:])
-        if wide * tall > area and max(wide, tall) >= share * longest:
-            best, area, longest = i, wide * tall, max(wide, tall)
-    if best is None:
-        return np.array([0, 0, width, height, -1], np.float64)
-    x, y, wide, tall = (int(v) for v in boxes[best])
-    return np.array([x, y, x + wide, y + tall, scores[best]], np.float64)
+    people = []
+    for i in np.array(order, int).ravel():
+        x, y, wide, tall = boxes[i].tolist()
+        if classes[i] == 0 and scores[i] > sure:
+            people.append([x, y, x + wide, y + tall, scores[i]])
+    return np.array(people, np.float64).reshape(-1, 5)
 
 
 def _found(

@@ -25,6 +25,7 @@ from onetoall_jax.pose.keypoints import COUNT
 
 DEFAULT_MODELS = Path("~/.cache/onetoall_jax/onnx")
 _VITPOSE_INPUT = 256, 192  # height, width
+_SURE = 0.3  # score of a box that is a person to choose from
 _IN_FOLDER = "end2end.onnx"  # of a network that is a folder
 
 
@@ -45,18 +46,32 @@ class VitPose:
 
     detector: Session
     pose: Session
+    sees_all = True
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """RGB uint8 [H,W,3] -> [133,3] float32, pixels and scores."""
-        rows, columns = frame.shape[:2]
+        return self.points(frame, None)
+
+    def people(self, frame: np.ndarray) -> np.ndarray:
+        """Boxes [n,4] of everybody who is surely there, in pixels."""
         (raw,) = _run(self.detector, decode.person_input(frame))
-        person = decode.choose_person(raw, rows, columns)
+        found = decode.all_people(raw, *frame.shape[:2])
+        return found[found[:, 4] > _SURE, :4]
+
+    def points(self, frame: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+        """The same of the person in a box [4], or of the released choice."""
+        rows, columns = frame.shape[:2]
+        if box is None:
+            (raw,) = _run(self.detector, decode.person_input(frame))
+            person = decode.choose_person(raw, rows, columns)
+        else:
+            person = np.append(box, 1.0)
         height, width = _VITPOSE_INPUT
-        box = decode.heatmap_box(person, rows, columns, height / width)
+        placed = decode.heatmap_box(person, rows, columns, height / width)
         # The network was given BGR by the release, a slip its poses depend on.
         picture = np.ascontiguousarray(frame[..., ::-1])
-        (maps,) = _run(self.pose, decode.heatmap_input(picture, box, height, width))
-        return _joined(*decode.heatmap_points(maps, box))
+        (maps,) = _run(self.pose, decode.heatmap_input(picture, placed, height, width))
+        return _joined(*decode.heatmap_points(maps, placed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +83,39 @@ class DwPose:
 
     detector: Session
     pose: Session
+    sees_all = True
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """RGB uint8 [H,W,3] -> [133,3] float32, pixels and scores."""
-        rows, columns = frame.shape[:2]
+        return self.counted(frame)[0]
+
+    def counted(self, frame: np.ndarray) -> tuple[np.ndarray, int]:
+        """The same, and how many people there are; 0 took the whole frame."""
+        boxes = self.people(frame)
+        first = decode.people_or_frame(boxes, *frame.shape[:2])[0]
+        return self.points(frame, first), len(boxes)
+
+    def people(self, frame: np.ndarray) -> np.ndarray:
+        """Boxes [n,4] of everybody, in pixels, the surest first."""
         (raw,) = _run(self.detector, decode.letterbox(frame))
-        *_, ratio = decode.letterbox_size(rows, columns)
-        people = decode.yolox_people(decode.yolox_rows(raw), ratio)
+        *_, ratio = decode.letterbox_size(*frame.shape[:2])
+        return decode.yolox_people(decode.yolox_rows(raw), ratio)
+
+    def points(self, frame: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+        """[133,3] of the person in a box [4], or of the surest."""
+        if box is None:
+            return self.counted(frame)[0]
         height, width = self.pose.get_inputs()[0].shape[2:]
-        first = decode.people_or_frame(people, rows, columns)[0]
-        box = decode.simcc_box(first, height, width)
-        crop = decode.simcc_crop(frame, box, height, width)
+        placed = decode.simcc_box(box, height, width)
+        crop = decode.simcc_crop(frame, placed, height, width)
         x, y = _run(self.pose, decode.simcc_input(crop))
-        return _joined(*decode.simcc_points(x, y, box))
+        return _joined(*decode.simcc_points(x, y, placed))
 
 
 class Chain(NamedTuple):
     """How a chain is made and where its networks lie in the folder of models."""
 
-    make: Callable[[Session, Session], Callable[[np.ndarray], np.ndarray]]
+    make: Callable[[Session, Session], VitPose | DwPose]
     detector: str
     pose: str
 
@@ -101,7 +130,7 @@ def open_chain(
     name: str,
     models: Path = DEFAULT_MODELS,
     session: Callable[[Path], Session] | None = None,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> VitPose | DwPose:
     """The chain of a name, from a frame to its key points.
 
     Args:
@@ -129,9 +158,11 @@ def _network(path: Path) -> Path:
     return file
 
 
-def open_session(path: Path) -> Session:
+def open_session(path: Path, threads: int = 0) -> Session:
     """A network opened by onnxruntime, on the GPU where its build has one.
 
+    Args:
+      threads: of the CPU; 0 takes all.
     Raises:
       UserError: onnxruntime is not installed, or the file is no network.
     """
@@ -145,8 +176,12 @@ def open_session(path: Path) -> Session:
     wanted = [
         p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there
     ]
+    more = {}
+    if threads:
+        more["sess_options"] = onnxruntime.SessionOptions()
+        more["sess_options"].intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), providers=wanted)
+        return onnxruntime.InferenceSession(str(path), providers=wanted, **more)
     except Exception as error:  # its exceptions share no class of their own
         raise UserError(f"{path} is no network that onnxruntime can open.") from error
 

@@ -1,15 +1,15 @@
 """Runs MediaPipe's holistic detector over frames, in its own environment.
 
-Called by its path with that environment's Python, for any number of clips. For each it
-reads from the standard input
+Called by its path with that environment's Python. Each question on the standard input
+is three int32 (what, height, width), then the RGB bytes of a frame:
 
-    height, width, still        int32 each; still: no frame tells of the next
-    1, frame                    a byte and height * width * 3 bytes of RGB, repeated
-    0                           a byte
+    0    forget: the next frame belongs to another clip; no frame, no answer
+    1    a picture that tells nothing of the others
+    2    the next frame of a clip
 
-and answers with the number of frames (int32) and their key points [F,133,3] float32 in
-pixels; a frame without a person has score 0 everywhere. It imports nothing of this
-package, because MediaPipe cannot share an environment with today's JAX.
+and each frame is answered with its key points [133,3] float32 in pixels, score 0 where
+nobody is. It imports nothing of this package, because MediaPipe cannot share an
+environment with today's JAX.
 """
 
 import os
@@ -69,22 +69,27 @@ def _detected(read, height, width, detector):
 
 
 def main():
-    """Answers clip after clip until there is no more input."""
+    """Answers frame after frame until there is no more input."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # MediaPipe prints
     read = sys.stdin.buffer.read
     holistic = mp.solutions.holistic.Holistic
-    pictures = None
+    pictures = tracker = None
     while len(header := read(12)) == 12:
-        height, width, still = struct.unpack("<iii", header)
-        if still:
-            # Nothing is remembered from picture to picture: one detector does for all.
+        what, height, width = struct.unpack("<iii", header)
+        if what == 0:
+            if tracker:
+                tracker.close()
+            tracker = None
+            continue
+        frame = np.frombuffer(read(height * width * 3), np.uint8)
+        if what == 1:
             pictures = pictures or holistic(model_complexity=1, static_image_mode=True)
-            found = _detected(read, height, width, pictures)
+            detector = pictures
         else:
-            with holistic(model_complexity=1) as tracker:
-                found = _detected(read, height, width, tracker)
-        answers.write(struct.pack("<i", len(found)) + found.astype("<f4").tobytes())
+            tracker = detector = tracker or holistic(model_complexity=1)
+        found = detector.process(frame.reshape(height, width, 3))
+        answers.write(_points(found, height, width).astype("<f4").tobytes())
         answers.flush()
 
 
