@@ -2,11 +2,12 @@
 
     python -m data_pipeline.prepare --input=footage --output=runs/footage
 
-Every video and picture under the folder is surveyed, cut at shot changes, given key
-points, screened and stored. Key points come from an `.npz` file of the same name beside
-the footage where there is one, else from the offline detector. Killed, it goes on where
-it stood: each finished file is noted in OUTPUT.work, and the set appears when it is
-whole. Text on screen is not looked for, so that the text mask keeps everything.
+Every video and picture under the folder is looked at, cut at shot changes, given key
+points, screened and stored. Key points come from a file of the same name beside the
+footage where there is one, else from a detector: the released networks where they are,
+otherwise the offline one. `--layout` reads public data sets as they are laid out, with
+their lists and pairs. Killed, it goes on where it stood: what is finished is noted in
+OUTPUT.work, and the set appears when it is whole.
 """
 
 import argparse
@@ -16,8 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.prepare.run import PrepareConfig, prepare
+from data_pipeline.importers import layouts
+from data_pipeline.prepare import report, run
 from data_pipeline.prepare.screening import ScreenConfig
+from data_pipeline.prepare.settings import PrepareConfig
 from onetoall_jax import errors
 
 
@@ -29,15 +32,23 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--layout", default="folder", help=", ".join(layouts.LAYOUTS))
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="0 starts no process"
+    )
     _flags(parser, PrepareConfig, ("screen",))
     _flags(parser, ScreenConfig)
     args = vars(parser.parse_args(argv))
     screen = ScreenConfig(**_taken(args, ScreenConfig))
     config = PrepareConfig(**_taken(args, PrepareConfig), screen=screen)
-    made = prepare(args["input"], args["output"], config, args["workers"])
-    kept = sum(c.reason is None for c in made)
-    print(f"{kept} clips kept, {len(made) - kept} left out; {args['output']}/report")
+    footage = layouts.read(args["layout"], args["input"])
+    for sentence in footage.told:
+        print(sentence)
+    runner = run.local(args["workers"])
+    made = run.prepare(footage, args["output"], config, runner)
+    counts = report.count(made.found)
+    print(", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    print(f"{made.rows} rows; {args['output']}/report/report.html")
 
 
 def _flags(

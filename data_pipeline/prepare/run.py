@@ -1,304 +1,314 @@
-"""Surveys, screens and stores; finished files are noted, so a killed run goes on."""
+"""Surveys, screens and stores; what is finished is noted, so a killed run goes on."""
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import functools
-import hashlib
-import json
-import multiprocessing
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from data_pipeline import builder
-from data_pipeline.builder import Clip
-from data_pipeline.drawing import draw_poses
-from data_pipeline.prepare import report, screening, survey
-from data_pipeline.prepare.screening import Measures, ScreenConfig
-from onetoall_jax import media
+from data_pipeline.builder import Coded, Shard
+from data_pipeline.importers.footage import Footage
+from data_pipeline.prepare import examine, poses, report, store, survey, workers
+from data_pipeline.prepare.examine import Found, Seen
+from data_pipeline.prepare.screening import ScreenConfig
+from data_pipeline.prepare.settings import PrepareConfig
+from data_pipeline.prepare.store import Task
 from onetoall_jax.errors import UserError
-from onetoall_jax.pose import detect
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareConfig:
-    """How footage becomes rows.
-
-    Attributes:
-      short_side: of the stored frames; larger ones are reduced to it. 0 keeps all.
-      canvas_side: of pose pictures stored with the clips; 0 draws them when read.
-      test_every: each such clip of those kept goes to the test split; 0 makes none.
-      lossless: store frames exactly, rather than as JPEG of quality 95.
-      environment: of the offline detector.
-      screen: what is good enough.
-    """
-
-    short_side: int = 768
-    canvas_side: int = 0
-    test_every: int = 0
-    lossless: bool = False
-    environment: str = str(detect.DEFAULT_ENVIRONMENT)
-    screen: ScreenConfig = ScreenConfig()
+_SHARD = 256 << 20  # bytes of a file, about: as much is held in memory to write it
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# (work to do, pieces, result of a piece that was lost, name) -> results in order
+Runner = Callable[[Callable, Sequence, Callable, str], list]
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One clip of a source file.
+class Result(NamedTuple):
+    """What became of footage.
 
     Attributes:
-      source: file, relative to the input folder; first, end: its frames.
-      reason: why it is left out; None where it is kept.
-      measures: None where nothing could be measured.
+      found: all clips; rows: of the set.
     """
 
-    source: str
-    first: int
-    end: int
-    reason: str | None
-    measures: Measures | None = None
+    found: list[Found]
+    rows: int
 
 
-def sources(folder: Path) -> list[Path]:
-    """All videos and pictures under a folder, in order of their names.
+def local(count: int) -> Runner:
+    """Runs stages on `count` processes of this machine, with progress and time left."""
 
-    Raises:
-      UserError: there are none.
-    """
-    suffixes = media.VIDEO_SUFFIXES + PICTURE_SUFFIXES
-    files = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()
-    )
-    if not files:
-        raise UserError(f"{folder} holds no video and no picture.")
-    return files
+    def run(function: Callable, pieces: Sequence, lost: Callable, name: str) -> list:
+        made: list[Any] = [None] * len(pieces)
+        done = workers.results(function, pieces, count, lost)
+        for number, result in tqdm(done, name, len(pieces), mininterval=2):
+            made[number] = result
+        return made
 
-
-def examine(
-    folder: Path, work: Path, config: PrepareConfig, source: Path
-) -> list[Found]:
-    """Clips of one file; a file examined before is only looked up.
-
-    A file that cannot be read is one clip left out with the sentence why.
-    """
-    note, points = _noted(folder, work, config, source)
-    if note.exists():
-        return [_found(entry) for entry in json.loads(note.read_text())]
-    relative = str(source.relative_to(folder))
-    try:
-        made, keypoints = _examined(source, relative, config)
-    except detect.NoPersonError:
-        made, keypoints = [Found(relative, 0, 1, "no person")], None
-    except UserError as error:
-        made, keypoints = [Found(relative, 0, 0, str(error))], None
-    if keypoints is not None:
-        beside = points.with_suffix(".part")
-        with open(beside, "wb") as file:
-            np.save(file, keypoints.astype(np.float32))
-        os.replace(beside, points)
-    # Last, since it says that the file is done.
-    beside = note.with_suffix(".part")
-    beside.write_text(json.dumps([dataclasses.asdict(f) for f in made]))
-    os.replace(beside, note)
-    return made
-
-
-def _found(entry: dict[str, Any]) -> Found:
-    measures = entry.pop("measures")
-    return Found(**entry, measures=Measures(**measures) if measures else None)
-
-
-def _noted(
-    folder: Path, work: Path, config: PrepareConfig, source: Path
-) -> tuple[Path, Path]:
-    """(note, key points) of a file, named after it, its size, its date and settings."""
-    status = source.stat()
-    what = [
-        str(source.relative_to(folder)),
-        status.st_size,
-        status.st_mtime_ns,
-        dataclasses.asdict(config.screen),
-    ]
-    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-    return work / f"{key}.json", work / f"{key}.npy"
-
-
-def _examined(
-    source: Path, relative: str, config: PrepareConfig
-) -> tuple[list[Found], np.ndarray]:
-    frames = [media.read_image(source)] if _is_picture(source) else None
-    seen = survey.survey(frames or media.Video(source).frames())
-    keypoints = _keypoints(source, config, seen.num_frames)
-    screen = config.screen
-    made = []
-    for first, end in survey.shots(seen.change, screen.shot_change):
-        parts = survey.pieces(first, end, screen.longest, screen.shortest)
-        if frames is not None:
-            parts = [(0, 1)]
-        if not parts:
-            made.append(Found(relative, first, end, "too short"))
-        for a, b in parts:
-            mark = survey.fingerprint(seen.small[a:b])
-            measures = screening.measure(seen, keypoints, a, b, mark)
-            why = screening.reason(screen, seen, measures)
-            made.append(Found(relative, a, b, why, measures))
-    return made, keypoints
-
-
-def _keypoints(source: Path, config: PrepareConfig, num_frames: int) -> np.ndarray:
-    beside = source.with_suffix(".npz")
-    track = detect.track(
-        beside if beside.exists() else source, Path(config.environment)
-    )
-    if len(track.keypoints) != num_frames:
-        raise UserError(
-            f"{source.name} has {num_frames} frames but key points for "
-            f"{len(track.keypoints)}."
-        )
-    return track.keypoints
-
-
-def _is_picture(source: Path) -> bool:
-    return source.suffix.lower() in PICTURE_SUFFIXES
-
-
-def without_duplicates(found: list[Found], bits: int) -> list[Found]:
-    """The same clips; of those that look alike, all but the first are left out."""
-    kept: list[Found] = []
-    made = []
-    for clip in found:
-        mark = clip.measures.fingerprint if clip.measures else None
-        if clip.reason is None and mark is not None:
-            twin = next((k for k in kept if _alike(k, clip, bits)), None)
-            if twin is not None:
-                what = f"duplicate of {twin.source}, frame {twin.first}"
-                clip = dataclasses.replace(clip, reason=what)
-            else:
-                kept.append(clip)
-        made.append(clip)
-    return made
-
-
-def _alike(a: Found, b: Found, bits: int) -> bool:
-    # Neighbouring parts of one shot look alike and are not duplicates.
-    if a.source == b.source or (a.end - a.first == 1) != (b.end - b.first == 1):
-        return False
-    assert a.measures is not None and b.measures is not None
-    marks = a.measures.fingerprint, b.measures.fingerprint
-    return survey.differing_bits(*marks) <= bits
-
-
-def rows(
-    folder: Path, work: Path, config: PrepareConfig, kept: list[Found]
-) -> Iterator[Clip]:
-    """Clips as they are stored, in order; each file is decoded once."""
-    for source, group in _grouped(kept):
-        path = folder / source
-        keypoints = np.load(_noted(folder, work, config, path)[1])
-        if _is_picture(path):
-            yield _row(media.read_image(path)[None], keypoints, 1.0, config)
-            continue
-        video, waiting, held = media.Video(path), list(group), []
-        for i, picture in enumerate(video.frames()):
-            if not waiting:
-                break
-            clip = waiting[0]
-            if i >= clip.first:
-                held.append(_reduced(picture, config.short_side))
-            if i == clip.end - 1:
-                points = keypoints[clip.first : clip.end].copy()
-                points[..., :2] *= held[0].shape[0] / picture.shape[0]
-                yield _row(np.stack(held), points, video.fps, config)
-                waiting, held = waiting[1:], []
-
-
-def _grouped(kept: list[Found]) -> Iterator[tuple[str, list[Found]]]:
-    by_source: dict[str, list[Found]] = {}
-    for clip in kept:
-        by_source.setdefault(clip.source, []).append(clip)
-    yield from by_source.items()
-
-
-def _reduced(picture: np.ndarray, short_side: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    scale = short_side / min(height, width) if short_side else 1.0
-    if scale >= 1:
-        return picture
-    size = round(width * scale), round(height * scale)
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def _row(
-    frames: np.ndarray, keypoints: np.ndarray, fps: float, config: PrepareConfig
-) -> Clip:
-    if len(frames) == 1 and config.short_side:
-        before = frames.shape[1]
-        frames = _reduced(frames[0], config.short_side)[None]
-        keypoints = keypoints.copy()
-        keypoints[..., :2] *= frames.shape[1] / before
-    poses = None
-    if config.canvas_side:
-        height, width = frames.shape[1:3]
-        poses = draw_poses(keypoints, height, width, config.canvas_side)
-    return Clip(frames, keypoints, fps, poses, lossless=config.lossless)
+    return run
 
 
 def prepare(
-    folder: Path, output: Path, config: PrepareConfig, workers: int
-) -> list[Found]:
-    """Writes the data set and its report; what was found, kept and left out.
+    footage: Footage,
+    output: Path,
+    config: PrepareConfig,
+    run: Runner,
+    beam: Any = None,
+) -> Result:
+    """Writes the data set and its report.
 
+    Args:
+      run: how stages are run, see `local`.
+      beam: TFDS's download config with a Beam runner, which writes the files.
     Raises:
-      UserError: nothing to read, nothing good enough, or a set is there already.
+      UserError: nothing good enough, no detector, no room on the disk, a set that is
+        there already, or another run at work on it.
     """
     if builder.exists(output):
         raise UserError(f"{output} already holds a data set: choose another.")
-    files = sources(folder)
+    config = _with_detector(footage, config)
     work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
-    look = functools.partial(examine, folder, work, config)
-    made: list[Found] = []
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(files))) as pool:
-        for clips in tqdm(pool.imap(look, files), "files", len(files), mininterval=2):
-            for clip in clips:
-                if clip.measures is None and clip.end == 0:
-                    tqdm.write(f"skipped: {clip.reason}")
-            made += clips
-    made = without_duplicates(made, config.screen.duplicate_bits)
-    kept = [c for c in made if c.reason is None]
-    if not kept:
-        counts = Counter(c.reason for c in made).most_common(3)
-        told = "; ".join(f"{n} x {why}" for why, n in counts)
-        raise UserError(f"No clip of {folder} is good enough to train on: {told}")
-    splits = split(kept, config.test_every)
-    builder.write(
-        output,
-        {
-            name: tqdm(rows(folder, work, config, part), name, len(part))
-            for name, part in splits.items()
-        },
+    try:
+        with _alone(work):
+            return _prepared(footage, output, work, config, run, beam)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(_full(output)) from error
+
+
+def _full(output: Path) -> str:
+    return (
+        f"There is no room left on the disk of {output}: make some and give the same "
+        "command again, it goes on where it stood."
     )
-    report.write(output / "report", folder, made)
+
+
+def _with_detector(footage: Footage, config: PrepareConfig) -> PrepareConfig:
+    """The same with the detector that is meant, if one is needed."""
+    if all(item.keypoints is not None for item in footage.items):
+        return config
+    where = Path(config.models), Path(config.environment)
+    return dataclasses.replace(config, detector=poses.chosen(config.detector, *where))
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Holds the folder of notes; removes it when all went well."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another run is at work in {work}: wait for it."
+            ) from error
+        yield
     shutil.rmtree(work)
+
+
+def _prepared(
+    footage: Footage,
+    output: Path,
+    work: Path,
+    config: PrepareConfig,
+    run: Runner,
+    beam: Any,
+) -> Result:
+    look = functools.partial(examine.examine, work, config)
+    by_item = run(look, footage.items, examine.lost, "looked at")
+    found = [clip for clips in by_item for clip in clips]
+    for clip in found:
+        if report.kind(clip) == "unreadable":
+            tqdm.write(f"skipped: {clip.reason}")
+    paired = {name for pair in footage.pairs for name in (pair.target, pair.source)}
+    found = without_duplicates(found, config.screen, paired)
+    rows = _planned(footage, found)
+    if not rows:
+        counts = Counter(report.kind(c) for c in found).most_common(3)
+        why = "; ".join(f"{n} x {kind}" for kind, n in counts)
+        raise UserError(f"No clip is good enough to train on: {why}.")
+    splits = split([(r.group, r.split) for r in rows], config.test_every)
+    keep = functools.partial(store.store, work, config)
+    stored = run(keep, [r.task for r in rows], store.lost, "stored")
+    lost = [sizes for sizes in stored if isinstance(sizes, str)]
+    for sentence in lost:
+        tqdm.write(f"skipped: {sentence}")
+    shards, sizes = {}, {}
+    for name, members in splits.items():
+        whole = [i for i in members if not isinstance(stored[i], str)]
+        files = [p for i in whole for p in store.paths(work, config, rows[i].task)]
+        shards[name], sizes[name] = (
+            _shards(files),
+            [s for i in whole for s in stored[i]],
+        )
+    _check_room(output, work)
+    builder.write_shards(output, shards, sizes, beam)
+    told = {
+        "rows": {name: len(every) for name, every in sizes.items()},
+        "pairs": sum(r.task.source is not None for r in rows),
+        "pairs_left_out": len(footage.pairs)
+        - sum(r.task.source is not None for r in rows),
+        "lost_while_storing": lost,
+        "text_regions": _text_told(config, footage),
+        "key_points": _poses_told(config, footage),
+        "layout": list(footage.told),
+    }
+    report.write(output / "report", found, told, _thumbnails(work, config, footage))
+    return Result(found, sum(len(every) for every in sizes.values()))
+
+
+class _Planned(NamedTuple):
+    """Rows of one pass, which come into one split."""
+
+    task: Task
+    group: str
+    split: str | None
+
+
+def _planned(footage: Footage, found: Sequence[Found]) -> list[_Planned]:
+    """All rows to be made: of items in order, then of pairs."""
+    items = {item.name: item for item in footage.items}
+    kept: dict[str, list[tuple[int, int]]] = {}
+    for clip in found:
+        if clip.reason is None:
+            kept.setdefault(clip.source, []).append((clip.first, clip.end))
+    paired = {name for pair in footage.pairs for name in (pair.target, pair.source)}
+    made = []
+    for name, clips in kept.items():
+        item = items[name]
+        if name not in paired:
+            task = Task(item, tuple(clips))
+            made.append(_Planned(task, item.group or name, item.split))
+    for pair in footage.pairs:
+        if pair.target in kept and pair.source in kept:
+            target = items[pair.target]
+            task = Task(target, ((0, 1),), items[pair.source], pair.caption)
+            where = pair.split or target.split
+            made.append(_Planned(task, target.group or target.name, where))
     return made
 
 
-def split(kept: list[Found], test_every: int) -> dict[str, list[Found]]:
-    """Kept clips by split."""
-    if not test_every:
-        return {"train": kept}
-    test = kept[test_every - 1 :: test_every]
-    if not test or len(test) == len(kept):
+def split(
+    members: Sequence[tuple[str, str | None]], test_every: int
+) -> dict[str, list[int]]:
+    """Numbers of the members (group, split or None) by split.
+
+    Groups whose split is not told are counted; every `test_every`-th is for tests.
+
+    Raises:
+      UserError: too few groups for that.
+    """
+    groups = list(dict.fromkeys(group for group, told in members if told is None))
+    test = set(groups[test_every - 1 :: test_every]) if test_every else set()
+    if test_every and groups and (not test or len(test) == len(groups)):
         raise UserError(
-            f"{len(kept)} clips cannot give every {test_every}th to the test split: "
-            "change --test_every."
+            f"{len(groups)} files or people cannot give every {test_every}th to the "
+            "test split: change --test_every."
         )
-    chosen = set(test)
-    return {"train": [c for c in kept if c not in chosen], "test": test}
+    made: dict[str, list[int]] = {"train": [], "test": []}
+    for i, (group, told) in enumerate(members):
+        made[told or ("test" if group in test else "train")].append(i)
+    return {name: numbers for name, numbers in made.items() if numbers}
+
+
+def without_duplicates(
+    found: Sequence[Found], screen: ScreenConfig, paired: set[str]
+) -> list[Found]:
+    """The same clips; of those that look alike, all but the first are left out.
+
+    Parts of one file are not compared: neighbours in a shot look alike. Nor are
+    pictures that pairs name, which somebody chose.
+    """
+    made = list(found)
+    if screen.duplicate_bits < 0:
+        return made
+    bits, colour = screen.duplicate_bits, screen.duplicate_colour
+    for pictures in (True, False):
+        kept: list[int] = []
+        marks = np.zeros((len(found), 3, 56), np.uint8)
+        # The middle's shapes alone, as one number each: most clips differ there.
+        shapes = np.zeros(len(found), np.uint64)
+        for i, clip in enumerate(found):
+            one = clip.end - clip.first == 1
+            if clip.reason is not None or clip.mark is None or one != pictures:
+                continue
+            if clip.source in paired:
+                continue
+            shape = np.ascontiguousarray(clip.mark[1, :8]).view(np.uint64)[0]
+            near = np.bitwise_count(shapes[: len(kept)] ^ shape) <= bits
+            near[near] = survey.alike(clip.mark, marks[: len(kept)][near], bits, colour)
+            twins = [kept[k] for k in np.flatnonzero(near)]
+            twin = next((k for k in twins if found[k].source != clip.source), None)
+            if twin is not None:
+                what = f"duplicate of {found[twin].source}, frame {found[twin].first}"
+                made[i] = dataclasses.replace(clip, reason=what)
+                continue
+            marks[len(kept)], shapes[len(kept)] = clip.mark, shape
+            kept.append(i)
+    return made
+
+
+def _shards(files: Sequence[Path]) -> list[Shard]:
+    """Rows cut into files of a bounded size."""
+    groups: list[list[Path]] = [[]]
+    size = 0
+    for path in files:
+        if groups[-1] and size > _SHARD:
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
+        size += path.stat().st_size
+    return [functools.partial(_read_all, group) for group in groups]
+
+
+def _read_all(files: Sequence[Path]) -> Iterator[Coded]:
+    return map(store.read, files)
+
+
+def _check_room(output: Path, work: Path) -> None:
+    needed = sum(path.stat().st_size for path in work.glob("*.row"))
+    free = shutil.disk_usage(output.parent).free
+    if needed > free:
+        raise UserError(f"{_full(output)} {(needed - free) / 1e9:.3g} GB are missing.")
+
+
+def _text_told(config: PrepareConfig, footage: Footage) -> str:
+    if config.text_detector:
+        return f"looked for in every {config.text_every}th frame"
+    if any(item.text_boxes for item in footage.items):
+        return "as the layout tells"
+    return "not looked for: the text mask keeps everything"
+
+
+def _poses_told(config: PrepareConfig, footage: Footage) -> str:
+    given = sum(item.keypoints is not None for item in footage.items)
+    told = f"of {given} files given"
+    if given < len(footage.items):
+        told += f", of {len(footage.items) - given} from the detector {config.detector}"
+    counted = config.detector == poses.DWPOSE and given < len(footage.items)
+    return told + ("" if counted else "; people not counted")
+
+
+def _thumbnails(
+    work: Path, config: PrepareConfig, footage: Footage
+) -> Callable[[Found], bytes | None]:
+    items = {item.name: item for item in footage.items}
+
+    @functools.lru_cache(maxsize=1)
+    def seen(name: str) -> Seen | str | None:
+        return examine.read(examine.note_of(work, config, items[name]))
+
+    def thumbnail(clip: Found) -> bytes | None:
+        known = seen(clip.source)
+        if not isinstance(known, Seen) or clip.end <= clip.first:
+            return None
+        return known.survey.thumbnail((clip.first + clip.end) // 2)
+
+    return thumbnail

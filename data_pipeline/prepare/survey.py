@@ -1,13 +1,16 @@
-"""Looks through a file once: shots, sharpness, fingerprint; keeps no frame."""
+"""Looks through a file once: shots, sharpness, marks; keeps no frame."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import cv2
 import numpy as np
 
-_SIDE = 32  # of the small grey pictures that frames are compared by
+from onetoall_jax.errors import UserError
+
 _BINS = 16
+_THUMBNAIL = 120  # pixels high
+THUMBNAIL_EVERY = 8  # frames, fewer than the shortest clip has
+_LONGEST_PAUSE_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,41 +19,103 @@ class Survey:
 
     Attributes:
       height, width: of the frames, in pixels; num_frames: decoded.
+      times: [F] seconds; all NaN where the file does not tell.
       change: [F] in 0..1, how far a frame is from the one before it; 0 for the first.
       sharpness: [F], variance of the Laplacian at 256 rows; below 20 looks blurred.
-      small: [F,32,32] uint8, grey.
+      marks: [F,56] uint8, of what is to be seen: 64 bits of shapes, then 4x4 colours.
+      thumbnails: JPEG files of every eighth frame, one after another.
+      thumbnail_bytes: length of each.
     """
 
     height: int
     width: int
     num_frames: int
+    times: np.ndarray
     change: np.ndarray
     sharpness: np.ndarray
-    small: np.ndarray
+    marks: np.ndarray
+    thumbnails: np.ndarray
+    thumbnail_bytes: np.ndarray
+
+    def thumbnail(self, frame: int) -> bytes:
+        """JPEG file of the frame, or of one shortly before it."""
+        i = frame // THUMBNAIL_EVERY
+        start = int(self.thumbnail_bytes[:i].sum())
+        return self.thumbnails[start : start + self.thumbnail_bytes[i]].tobytes()
 
 
-def survey(frames: Iterable[np.ndarray]) -> Survey:
-    """Measures frames [H,W,3] uint8 as they come.
+class Surveyor:
+    """Measures frames as they come."""
 
-    Raises:
-      ValueError: no frame.
-    """
-    change, sharpness, small, before, size = [], [], [], None, (0, 0)
-    for picture in frames:
-        size = picture.shape[:2]
+    def __init__(self) -> None:
+        self._size: tuple[int, int] | None = None
+        self._before: np.ndarray | None = None
+        self._times: list[float] = []
+        self._change: list[float] = []
+        self._sharpness: list[float] = []
+        self._marks: list[np.ndarray] = []
+        self._thumbnails: list[bytes] = []
+
+    def add(self, time: float | None, picture: np.ndarray) -> None:
+        """Takes the next frame [H,W,3] uint8.
+
+        Raises:
+          UserError: it has another size than those before it.
+        """
+        size = picture.shape[0], picture.shape[1]
+        if self._size is not None and self._size != size:
+            others = "{}x{}".format(*self._size)
+            raise UserError(
+                f"Frame {len(self._times)} has {size[0]}x{size[1]} pixels and those "
+                f"before it {others}: cut the file there."
+            )
+        self._size = size
+        self._times.append(float("nan") if time is None else time)
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        wide = max(1, round(256 * size[1] / size[0]))
+        wide = min(max(1, round(256 * size[1] / size[0])), 4096)
         even = cv2.resize(grey, (wide, 256), interpolation=cv2.INTER_AREA)
-        sharpness.append(float(cv2.Laplacian(even, cv2.CV_64F).var()))
-        small.append(cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
+        self._sharpness.append(float(cv2.Laplacian(even, cv2.CV_64F).var()))
+        self._marks.append(_mark(grey, picture))
         now = _signature(picture)
-        change.append(0.0 if before is None else _distance(before, now))
-        before = now
-    if not small:
-        raise ValueError("a survey needs at least one frame")
-    return Survey(
-        *size, len(small), np.array(change), np.array(sharpness), np.stack(small)
-    )
+        before = now if self._before is None else self._before
+        self._change.append(_distance(before, now))
+        self._before = now
+        if len(self._times) % THUMBNAIL_EVERY == 1:
+            self._thumbnails.append(_thumbnail(picture))
+
+    def finish(self) -> Survey:
+        """What was seen.
+
+        Raises:
+          UserError: no frame.
+        """
+        if self._size is None:
+            raise UserError("It holds no frame.")
+        return Survey(
+            *self._size,
+            len(self._times),
+            np.array(self._times),
+            np.array(self._change),
+            np.array(self._sharpness),
+            np.stack(self._marks),
+            np.frombuffer(b"".join(self._thumbnails), np.uint8),
+            np.array([len(t) for t in self._thumbnails]),
+        )
+
+
+def _thumbnail(picture: np.ndarray) -> bytes:
+    wide = round(picture.shape[1] * _THUMBNAIL / picture.shape[0])
+    size = min(max(1, wide), 8 * _THUMBNAIL), _THUMBNAIL
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()
+
+
+def _mark(grey: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """What survives scaling and recoding: where it gets brighter, and the colours."""
+    small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
+    shapes = np.packbits(small[:, 1:] > small[:, :-1])
+    colours = cv2.resize(picture, (4, 4), interpolation=cv2.INTER_AREA)
+    return np.concatenate([shapes, colours.ravel()])
 
 
 def _signature(picture: np.ndarray) -> np.ndarray:
@@ -74,17 +139,21 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.median(0.5 * np.abs(a - b).sum(axis=1)))
 
 
-def shots(change: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+def shots(
+    change: np.ndarray, threshold: float, times: np.ndarray | None = None
+) -> list[tuple[int, int]]:
     """(first, one past the last) frame of every shot.
 
     A cut is a change above the threshold that is also three times the typical one
-    around it, so that a fast pan is not cut to pieces.
+    around it, so that a fast pan is not cut to pieces; or a pause of over a second.
     """
+    steps = np.diff(times, prepend=times[:1]) if times is not None else change * 0
     cuts = [0]
     for i in range(1, len(change)):
         around = np.r_[change[max(1, i - 8) : i], change[i + 1 : i + 9]]
         usual = float(np.median(around)) if around.size else 0.0
-        if change[i] > threshold and change[i] > 3 * usual:
+        jump = change[i] > threshold and change[i] > 3 * usual
+        if jump or steps[i] > _LONGEST_PAUSE_S:
             cuts.append(i)
     return list(zip(cuts, [*cuts[1:], len(change)], strict=True))
 
@@ -99,13 +168,44 @@ def pieces(first: int, end: int, longest: int, shortest: int) -> list[tuple[int,
     return list(zip(edges, edges[1:], strict=False))
 
 
-def fingerprint(small: np.ndarray) -> int:
-    """64 bits of a clip's middle picture that survive scaling and recoding."""
-    picture = cv2.resize(small[len(small) // 2], (9, 8), interpolation=cv2.INTER_AREA)
-    bits = (picture[:, 1:] > picture[:, :-1]).ravel()
-    return int("".join("1" if b else "0" for b in bits), 2)
+def rate(times: np.ndarray, told: float) -> float:
+    """Frames a second: as told, unless the frames' own times contradict it."""
+    length = float(times[-1] - times[0]) if len(times) > 1 else float("nan")
+    if not length > 0:  # NaN, too
+        return told
+    seen = (len(times) - 1) / length
+    return told if abs(seen / told - 1) < 0.01 else seen
 
 
-def differing_bits(a: int, b: int) -> int:
-    """Number of bits in which two fingerprints differ."""
-    return (a ^ b).bit_count()
+def steady(times: np.ndarray, fps: float) -> np.ndarray:
+    """Numbers of the frames to be seen at each tick of a clock, `fps` a second.
+
+    All of them where they come evenly, or nobody knows when. Where they do not (phones
+    film slower in the dark), frames are repeated or left out, so that motion keeps its
+    speed.
+    """
+    steps = np.diff(times) * fps
+    if not len(steps) or np.isnan(steps).any() or (steps <= 0).any():
+        return np.arange(len(times))
+    if np.abs(steps - 1).max() < 0.5:
+        return np.arange(len(times))
+    since = times - times[0]
+    ticks = np.arange(int(np.floor(since[-1] * fps + 0.5)) + 1) / fps
+    # The newest frame of each moment; half a thousandth forgives rounded times.
+    return np.searchsorted(since, ticks + 5e-4, side="right") - 1
+
+
+def mark(marks: np.ndarray) -> np.ndarray:
+    """[3,56] marks of a clip: a quarter, half and three quarters through."""
+    return marks[[len(marks) * k // 4 for k in (1, 2, 3)]]
+
+
+def alike(one: np.ndarray, many: np.ndarray, bits: int, colour: int) -> np.ndarray:
+    """Which of many clips [n,3,56] look like one [3,56].
+
+    Args:
+      bits: of 64 that may differ; colour: mean difference that may be, 0..255.
+    """
+    shapes = np.bitwise_count(one[:, :8] ^ many[..., :8]).sum(axis=-1)
+    colours = np.abs(one[:, 8:].astype(np.int16) - many[..., 8:]).mean(axis=-1)
+    return ((shapes <= bits) & (colours <= colour)).all(axis=-1)
