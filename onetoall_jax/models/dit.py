@@ -2,20 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from onetoall_jax import axes
-from onetoall_jax.models.hrfa import Attention, TextAttention
+from onetoall_jax.models.attention import OUTPUT, AttentionConfig
+from onetoall_jax.models.hrfa import Attention
 from onetoall_jax.models.layers import MLP, Dense, LayerNorm, gelu, layer_norm, named
 from onetoall_jax.models.layers import sinusoid as time_sinusoid
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.models.text_attention import TextAttention, TextMemory
 
 Params = Any
 
@@ -69,44 +72,66 @@ class Block(nn.Module):
     text: bool
     reference: bool
     dtype: jnp.dtype = jnp.float32
+    tokens: str = axes.TOKENS  # logical axis of x
+    form: AttentionConfig = AttentionConfig()
 
-    @nn.compact
+    def setup(self) -> None:
+        cfg, dtype = self.cfg, self.dtype
+        init = named(table_init(cfg.dim), axes.MODULATION, axes.NORM)
+        self.modulation = self.param("modulation", init, (6, cfg.dim))
+        self.attention = Attention(cfg, self.reference, dtype, self.tokens, self.form)
+        if self.text:
+            self.text_norm = LayerNorm(cfg.eps, dtype)
+            self.text_attention = TextAttention(cfg, dtype)
+        self.mlp = MLP(cfg.mlp_dim, cfg.dim, gelu, dtype=dtype)
+
     def __call__(
         self,
         x: jax.Array,
         modulation: Modulation,
         rope: Rope,
-        text: jax.Array | None = None,
+        text: TextMemory | jax.Array | None = None,
         feature: jax.Array | None = None,
     ) -> jax.Array:
-        """x [B,T,D], text [B,L,D], feature [B,R,D] -> [B,T,D]."""
-        cfg, dtype = self.cfg, self.dtype
-        table = self.param(
-            "modulation",
-            named(table_init(cfg.dim), axes.MODULATION, axes.NORM),
-            (6, cfg.dim),
-        )
-        mod = modulation.plus(table)
+        """x [B,T,D], feature [B,R,D] -> [B,T,D]; initialisation takes text rows."""
+        attended = self.attend(x, modulation, rope, feature)
+        return self.finish(attended, modulation, text)
 
-        def modulated(shift: int) -> jax.Array:
-            y = layer_norm(x, cfg.eps) * (1 + mod.part(shift + 1)) + mod.part(shift)
-            return y.astype(dtype)
+    def attend(
+        self,
+        x: jax.Array,
+        modulation: Modulation,
+        rope: Rope,
+        feature: jax.Array | None = None,
+    ) -> jax.Array:
+        """The first part, which no text reaches: attention and its residual."""
+        mod = modulation.plus(self.modulation)
+        y = self.attention(self._modulated(x, mod, 0), rope, feature)
+        return self._gated(x, y, mod, 2)
 
-        def gated(y: jax.Array, gate: int) -> jax.Array:
-            wide = x.astype(jnp.float32) + mod.part(gate) * y.astype(jnp.float32)
-            return axes.constrain(wide.astype(dtype), *_TOKENS)
-
-        attention = Attention(cfg, self.reference, dtype, name="attention")
-        x = gated(attention(modulated(0), rope, feature), 2)
+    def finish(
+        self,
+        x: jax.Array,
+        modulation: Modulation,
+        text: TextMemory | jax.Array | None = None,
+    ) -> jax.Array:
+        """The second part: text and feed-forward."""
+        mod = modulation.plus(self.modulation)
         if self.text:
-            h = LayerNorm(cfg.eps, dtype, name="text_norm")(x)
-            attend_text: Any = TextAttention(cfg, dtype, name="text_attention")
-            x = x + attend_text(h, text)
-        mlp = MLP(cfg.mlp_dim, cfg.dim, gelu, dtype=dtype, name="mlp")
-        return gated(mlp(modulated(3)), 5)
+            x = x + self.text_attention(self.text_norm(x), text)
+        return self._gated(x, self.mlp(self._modulated(x, mod, 3)), mod, 5)
 
+    def _modulated(self, x: jax.Array, mod: Modulation, shift: int) -> jax.Array:
+        y = layer_norm(x, self.cfg.eps)
+        y = y * (1 + mod.part(shift + 1)) + mod.part(shift)
+        return y.astype(self.dtype)
 
-_TOKENS = (axes.BATCH, axes.TOKENS, axes.EMBED)
+    def _gated(
+        self, x: jax.Array, y: jax.Array, mod: Modulation, gate: int
+    ) -> jax.Array:
+        wide = x.astype(jnp.float32) + mod.part(gate) * y.astype(jnp.float32)
+        names = (axes.BATCH, self.tokens, axes.EMBED)
+        return axes.constrain(wide.astype(self.dtype), *names)
 
 
 class TimeEmbedding(nn.Module):
@@ -159,15 +184,27 @@ class Stack:
     block: Block
     remat: str = "none"
 
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT:
+            raise ValueError(f"remat is {self.remat!r}: known are {tuple(REMAT)}")
+
     def init(self, key: jax.Array, length: int, *args: Any) -> Params:
         """Parameters of `length` blocks, boxed, with the axis of layers named."""
         keys = jax.random.split(key, length)
         stacked = jax.vmap(lambda k: self.block.init(k, *args)["params"])(keys)
         return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: axes.LAYERS})
 
-    def one(self, params: Params, i: int, x: jax.Array, *args: Any) -> jax.Array:
-        """Block i alone."""
-        return self._call(scanned=False)(jax.tree.map(lambda p: p[i], params), x, *args)
+    def one(
+        self,
+        params: Params,
+        i: int,
+        x: jax.Array,
+        *args: Any,
+        method: str = "__call__",
+    ) -> jax.Array:
+        """Block i alone, or one of its two parts: see `Block`."""
+        call = self._call(scanned=False, method=method)
+        return call(jax.tree.map(lambda p: p[i], params), x, *args)
 
     def scan(
         self,
@@ -175,7 +212,7 @@ class Stack:
         x: jax.Array,
         modulation: Modulation,
         rope: Rope,
-        text: jax.Array | None = None,
+        text: TextMemory | None = None,
         features: jax.Array | None = None,
         feature_index: jax.Array | None = None,
         keep: bool = False,
@@ -183,6 +220,7 @@ class Stack:
         """All blocks in order.
 
         Args:
+          text: of all blocks.
           features: [M+1,B,R,D]; block i reads features[feature_index[i]].
           keep: also return every block's output.
         Returns:
@@ -190,28 +228,51 @@ class Stack:
         """
 
         call = self._call(scanned=True)
+        kept = (None, None) if text is None else (text.key, text.value)
 
         def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
-            p, index = layer
+            p, index, (key, value) = layer
             feature = None if features is None else features[index]
-            y = call(p, x, modulation, rope, text, feature)
+            memory = None if text is None else TextMemory(key, value, text.bias)
+            y = call(p, x, modulation, rope, memory, feature)
             return y, (y if keep else None)
 
-        return jax.lax.scan(body, x, (params, feature_index))
+        return jax.lax.scan(body, x, (params, feature_index, kept))
 
-    def _call(self, *, scanned: bool) -> Callable[..., jax.Array]:
-        def call(params: Params, x: jax.Array, modulation, rope, *rest) -> jax.Array:
-            def apply(params, x, modulation, *rest):
-                return self.block.apply({"params": params}, x, modulation, rope, *rest)
+    def _call(
+        self, *, scanned: bool, method: str = "__call__"
+    ) -> Callable[..., jax.Array]:
+        def apply(params: Params, x: jax.Array, *args: Any) -> jax.Array:
+            x = checkpoint_name(x, _INPUT)
+            return self.block.apply({"params": params}, x, *args, method=method)  # type: ignore[return-value]
 
-            return self._remat(apply, scanned)(params, x, modulation, *rest)
-
-        return call
-
-    def _remat(self, fn: Callable[..., Any], scanned: bool) -> Callable[..., Any]:
         if self.remat == "none":
-            return fn
-        if self.remat == "block":
-            # Inside a scan nothing can be shared with the forward pass anyway.
-            return jax.checkpoint(fn, prevent_cse=not scanned)
-        raise ValueError(f"remat {self.remat!r}: known are 'none' and 'block'")
+            return apply
+        # Inside a scan nothing can be shared with the forward pass anyway.
+        return jax.checkpoint(apply, policy=REMAT[self.remat], prevent_cse=not scanned)
+
+
+_INPUT = "block_input"
+
+
+def _attention_kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    # Of cuDNN's kernel the backward pass needs a sum that carries no name.
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
+_policies = jax.checkpoint_policies
+# What a block keeps for its backward pass, beside its input; the rest is recomputed.
+REMAT: Mapping[str, Callable[..., Any] | None] = {
+    "none": None,  # everything is kept: not a policy
+    "block": _policies.nothing_saveable,
+    "attention": _policies.save_from_both_policies(
+        _policies.save_only_these_names(OUTPUT), _attention_kept
+    ),
+    # The input too waits in the host's memory.
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_INPUT, OUTPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}

@@ -1,5 +1,6 @@
 """Hybrid reference fusion attention: self-attention plus a branch to the reference."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from onetoall_jax import axes
-from onetoall_jax.models.attention import attend
+from onetoall_jax.models.attention import AttentionConfig, attend
 from onetoall_jax.models.layers import Dense, RMSNorm
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
@@ -35,12 +36,18 @@ class Attention(nn.Module):
     cfg: ModelConfig
     reference: bool
     dtype: jnp.dtype = jnp.float32
+    tokens: str = axes.TOKENS
+    form: AttentionConfig = AttentionConfig()
 
     @nn.compact
     def __call__(
         self, x: jax.Array, rope: Rope, feature: jax.Array | None = None
     ) -> jax.Array:
-        """x [B,T,D], feature [B,R,D] or None -> [B,T,D]."""
+        """x [B,T,D], feature [B,R,D] or None -> [B,T,D].
+
+        Where devices share the tokens, R is one copy of the reference for each: the
+        keys and values of a device's own copy cost no exchange with the others.
+        """
         cfg, dtype = self.cfg, self.dtype
 
         def dense(name: str, y: Any) -> jax.Array:
@@ -52,30 +59,26 @@ class Attention(nn.Module):
         q = heads(norm("query_norm", dense("query", x)), cfg)
         k = heads(norm("key_norm", dense("key", x)), cfg)
         v = heads(dense("value", x), cfg)
-        out = attend(rope.rotate(q), rope.rotate(k), v)
+        same: Any = dict(tokens=self.tokens, config=self.form)
+        count = rope.num_tokens
+        out = attend(
+            rope.rotate(q), rope.rotate(k), v, keys=self.tokens, num_keys=count, **same
+        )
         if self.reference:
             rk = heads(norm("reference_key_norm", dense("reference_key", feature)), cfg)
             rv = heads(dense("reference_value", feature), cfg)
-            still = Rope((1, *rope.grid[1:]), rope.head_dim, rope.theta)
-            out = out + attend(rope.rotate(q, time=False), still.rotate(rk), rv)
+            still = dataclasses.replace(
+                rope,
+                grid=(1, *rope.grid[1:]),
+                copies=axes.shards(self.tokens),
+                padding=0,
+            )
+            out = out + attend(
+                rope.rotate(q, time=False),
+                still.rotate(rk),
+                rv,
+                keys=axes.REFERENCE_COPIES,
+                **same,
+            )
         merged = rearrange(out, "b t n k -> b t (n k)")
         return Dense(cfg.dim, _OUT, dtype, name="out")(merged)
-
-
-class TextAttention(nn.Module):
-    """Attention from video tokens to text rows; no positions, no mask."""
-
-    cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        """x [B,T,D], text [B,L,D] -> [B,T,D]."""
-        cfg, dtype = self.cfg, self.dtype
-        q = Dense(cfg.dim, _IN, dtype, name="query")(x)
-        k = Dense(cfg.dim, _IN, dtype, name="key")(text)
-        v = Dense(cfg.dim, _IN, dtype, name="value")(text)
-        q = heads(RMSNorm(cfg.eps, dtype, name="query_norm")(q), cfg)
-        k = heads(RMSNorm(cfg.eps, dtype, name="key_norm")(k), cfg)
-        out = rearrange(attend(q, k, heads(v, cfg)), "b t n k -> b t (n k)")
-        return Dense(cfg.dim, _OUT, dtype, name="out")(out)

@@ -1,8 +1,9 @@
 """The small parts every network here is made of: dense, norms, embeddings, patches."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,99 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
+class Weights(NamedTuple):
+    """Of a dense layer, in the compute type: kernel, bias, adapter or None."""
+
+    kernel: jax.Array
+    bias: jax.Array
+    adapter: Mapping[str, jax.Array] | None
+
+    @property
+    def merged(self) -> jax.Array:
+        """The kernel with the adapter's share in it."""
+        if self.adapter is None:
+            return self.kernel
+        share = self.adapter[lora.DOWN] @ self.adapter[lora.UP]
+        return self.kernel + self.adapter[lora.SCALE] * share
+
+
+def dense_weights(
+    module: Any,
+    fan_in: int,
+    features: int,
+    names: tuple[str, str],
+    *,
+    zero_init: bool = False,
+) -> Weights:
+    """Parameters of a dense layer that a compact module holds as its own.
+
+    Args:
+      module: has a `dtype`.
+      names: logical names of the kernel's two axes.
+    """
+    init = nn.initializers.zeros if zero_init else uniform_fan_in(fan_in)
+    kernel = module.param("kernel", named(init, *names), (fan_in, features))
+    bias = module.param("bias", named(init, axes.NORM), (features,))
+    adapter = None
+    if module.has_variable("params", lora.DOWN):
+        adapter = {
+            name: module.get_variable("params", name).astype(module.dtype)
+            for name in (lora.DOWN, lora.UP, lora.SCALE)
+        }
+    used = gathered(kernel, names, module.dtype)
+    return Weights(used, bias.astype(module.dtype), adapter)
+
+
+# Axes of a parameter as it is stored -> as it is used.
+_IN_USE = {
+    axes.PARAM_EMBED: axes.EMBED,
+    axes.PARAM_HEADS: axes.HEADS,
+    axes.PARAM_MLP: axes.MLP,
+}
+
+
+def gathered(kernel: jax.Array, names: tuple[str, ...], dtype: Any) -> jax.Array:
+    """A stored kernel as it is used: in the compute type, whole where it was split.
+
+    Said outright, the compiler gathers weights (in the smaller type) and not
+    activations, and sums gradients straight into the shards of the parameter.
+
+    Args:
+      names: logical names of the stored kernel's axes.
+    """
+    if all(axes.shards(name) == 1 for name in names):
+        return kernel.astype(dtype)
+    return _gathered(kernel, names, jnp.dtype(dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(kernel: jax.Array, names: tuple[str, ...], dtype: Any) -> jax.Array:
+    used = [_IN_USE.get(name) for name in names]
+    return axes.constrain(kernel.astype(dtype), *used)
+
+
+def _gathered_forward(kernel, names, dtype):
+    stored = jnp.zeros(0, kernel.dtype)  # says the type alone
+    return _gathered(kernel, names, dtype), stored
+
+
+def _gathered_backward(names, dtype, stored, gradient):
+    del dtype
+    return (axes.constrain(gradient.astype(stored.dtype), *names),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def dense(x: jax.Array, weights: Weights) -> jax.Array:
+    """x @ kernel + bias on the last axis, and the adapter's share."""
+    y = x @ weights.kernel + weights.bias
+    if weights.adapter is None:
+        return y
+    share = (x @ weights.adapter[lora.DOWN]) @ weights.adapter[lora.UP]
+    return y + weights.adapter[lora.SCALE] * share
+
+
 class Dense(nn.Module):
     """x @ kernel + bias on the last axis, and an adapter's share where one is given.
 
@@ -46,19 +140,9 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        fan_in = x.shape[-1]
-        init = nn.initializers.zeros if self.zero_init else uniform_fan_in(fan_in)
-        kernel = self.param("kernel", named(init, *self.names), (fan_in, self.features))
-        bias = self.param("bias", named(init, axes.NORM), (self.features,))
-        y = x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
-        if not self.has_variable("params", lora.DOWN):
-            return y
-        adapter: dict[str, jax.Array] = {
-            name: self.get_variable("params", name).astype(self.dtype)
-            for name in (lora.DOWN, lora.UP, lora.SCALE)
-        }
-        share = (x @ adapter[lora.DOWN]) @ adapter[lora.UP]
-        return y + adapter[lora.SCALE] * share
+        sizes = x.shape[-1], self.features
+        zero = self.zero_init
+        return dense(x, dense_weights(self, *sizes, self.names, zero_init=zero))
 
 
 class RMSNorm(nn.Module):

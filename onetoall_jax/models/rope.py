@@ -1,6 +1,7 @@
 """Rotary position embedding over frames, rows and columns."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from einops import rearrange
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Rope:
     """Rotation of a token grid.
@@ -16,17 +18,26 @@ class Rope:
       grid: frames, rows, columns of the tokens (the prefix is frame 0).
       head_dim: even; split in three, rows and columns 2 * (head_dim // 6) each.
       theta: base of the frequencies.
+      copies: times that the grid's tokens follow each other.
+      padding: tokens behind them all that stay as they are.
     """
 
     grid: tuple[int, int, int]
     head_dim: int
     theta: float
+    copies: int = 1
+    padding: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the grid."""
+        return math.prod(self.grid)
 
     def rotate(self, x: jax.Array, *, time: bool = True) -> jax.Array:
         """Turns neighbouring channel pairs of x [B,T,N,K] by their token's angles.
 
         Args:
-          x: queries or keys of the grid's tokens.
+          x: queries or keys of the grid's tokens, copies and padding included.
           time: False leaves the time channels as they are, as if every token stood in
             frame 0: the form that reference attention uses.
         Source: section 5 of the model: tables in float64, rotation here in float32.
@@ -38,7 +49,7 @@ class Rope:
         return rearrange(turned, "b t n k two -> b t n (k two)").astype(x.dtype)
 
     def _tables(self, time: bool) -> tuple[jax.Array, jax.Array]:
-        """cos and sin [T, 1, K/2]; small tables per axis, broadcast when traced."""
+        """cos and sin [T,1,K/2]; small tables per axis, broadcast when traced."""
         f, h, w = self.grid
         side = 2 * (self.head_dim // 6)
         widths = (self.head_dim - 2 * side, side, side)
@@ -62,4 +73,10 @@ class Rope:
             )
             return rearrange(table, "f h w k -> (f h w) 1 k")
 
-        return spread(np.cos), spread(np.sin)
+        cos, sin = (
+            jnp.tile(spread(fn), (self.copies, 1, 1)) for fn in (np.cos, np.sin)
+        )
+        if self.padding:
+            width = ((0, self.padding), (0, 0), (0, 0))
+            cos, sin = jnp.pad(cos, width, constant_values=1.0), jnp.pad(sin, width)
+        return cos, sin

@@ -67,8 +67,12 @@ class ModelConfig:
 
     @property
     def lead_layers(self) -> int:
-        """Blocks up to the last one that receives a pose residual."""
-        return self.pose_layers + 1 if self.pose_layers else 0
+        """Blocks that stand alone: the first, and those that get a pose residual.
+
+        The first one of stage 1 starts from frozen tokens, so its attention needs no
+        backward pass; among scanned blocks it would get one.
+        """
+        return self.pose_layers + 1 if self.reference_layers else 0
 
     @property
     def feature_of_block(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ class Inputs:
     """What a whole clip is drawn from, its driving poses apart.
 
     Attributes:
-      prompt: [B,L,text_dim], embedded.
+      prompt: [B,L,text_dim], embedded, or what else the model takes for it.
       negative: the same, or None when no pass reads it.
       reference: [B,1,h,w,2C] latents, or None for a model that takes none.
       black: [1,1,h,w,2C] latents of no reference, or None when no pass reads it.
@@ -78,49 +78,69 @@ class Denoiser(NamedTuple):
     """Guided Euler steps with a model given as its functions.
 
     Attributes:
-      functions: `conditions`, `reference_features` and `velocity`; see the model.
+      functions: `prepare`, `reference_features` and `velocities`; see the model.
       table: the passes of a step; see `guidance.table`.
       sigmas: [steps + 1], noise levels from 1 down to 0.
+      passes: how those of a step are made; see `guidance.together`.
     """
 
     functions: Any
     table: Table
     sigmas: np.ndarray
+    passes: str = guidance.SEQUENTIAL
+
+    def together(self, shape: tuple[int, ...]) -> bool:
+        """Are the passes for latents [B,f,h,w,C] one batch, on the devices at hand?"""
+        if self.passes != guidance.AUTO:
+            return guidance.together(self.passes, len(self.table), 1, 1, 0, None)
+        return guidance.together(
+            self.passes,
+            len(self.table),
+            shape[0],
+            axes.shards(axes.BATCH),
+            self.functions.pass_bytes(shape) / axes.shards(axes.TOKENS),
+            _free_bytes(),
+        )
 
     def conditions(
-        self, params: Params, inputs: Inputs, pose_u8: jax.Array | None
-    ) -> tuple[Any, ...]:
-        """The model's conditions of every pass, for one segment [B,F,H,W,3] of pose."""
+        self,
+        params: Params,
+        inputs: Inputs,
+        pose_u8: jax.Array | None,
+        together: bool = False,
+    ) -> Any:
+        """The model's conditions of the passes, for one segment [B,F,H,W,3] of pose."""
         clips = len(inputs.prompt)
-        made = []
-        for row in self.table:
-            real_text = row.text == guidance.PROMPT
-            text = inputs.prompt if real_text else inputs.negative
-            reference = _reference(inputs, row.reference, clips)
-            poses = [pose_u8, inputs.reference_pose_u8]
-            if row.pose_scale == 0:
-                poses = [None, None]
-            blank = row.pose == guidance.BLANK
-            made_of = [p if p is None else _picture(p, blank) for p in poses]
-            made.append(
-                self.functions.conditions(
-                    params, text, reference, *made_of, row.pose_scale
-                )
-            )
-        return tuple(made)
+        given = [pose_u8, inputs.reference_pose_u8]
+        return self.functions.prepare(
+            params,
+            self.table,
+            {guidance.PROMPT: inputs.prompt, guidance.NEGATIVE: inputs.negative},
+            {
+                name: _reference(inputs, name, clips)
+                for name in {row.reference for row in self.table}
+            },
+            {
+                name: tuple(_picture(p, name == guidance.BLANK) for p in given)
+                for name in {row.pose for row in self.table}
+            },
+            together=together,
+        )
 
     def velocity(
         self,
         params: Params,
         inputs: Inputs,
-        conditions: tuple[Any, ...],
+        conditions: Any,
         latents: jax.Array,
         timestep: jax.Array,
         given: jax.Array | None,
+        together: bool = False,
     ) -> jax.Array:
         """Weighted sum of the passes' velocities, float32 [B,f,h,w,C].
 
         Args:
+          conditions: made with the same `together`.
           timestep: scalar, 0..1000.
           given: [B] bool as in Context, or None.
         """
@@ -129,11 +149,18 @@ class Denoiser(NamedTuple):
             name: self._features(params, inputs, name, time)
             for name in sorted({row.reference for row in self.table})
         }
+        made = self.functions.velocities(
+            params,
+            latents,
+            time,
+            self.table,
+            conditions,
+            features,
+            given,
+            together=together,
+        )
         total = jnp.zeros(latents.shape, jnp.float32)
-        for row, condition in zip(self.table, conditions, strict=True):
-            out = self.functions.velocity(
-                params, latents, time, condition, features[row.reference], given
-            )
+        for row, out in zip(self.table, made, strict=True):
             total = total + row.weight * out.astype(jnp.float32)
         return total
 
@@ -160,7 +187,8 @@ class Denoiser(NamedTuple):
         Returns:
           (latents, and with `keep` what every step made).
         """
-        conditions = self.conditions(params, inputs, pose_u8)
+        together = self.together(noise.shape)
+        conditions = self.conditions(params, inputs, pose_u8, together)
         given = None if context is None else context.given
         held = _held(noise, context)
         start = noise.astype(jnp.float32)
@@ -172,7 +200,7 @@ class Denoiser(NamedTuple):
             x = axes.constrain(
                 x, axes.BATCH, axes.FRAMES, axes.HEIGHT, axes.WIDTH, axes.CHANNELS
             )
-            v = self.velocity(params, inputs, conditions, x, timestep, given)
+            v = self.velocity(params, inputs, conditions, x, timestep, given, together)
             moved = jnp.where(held, x, x + difference * v)
             return moved, Trace(v, moved) if keep else None
 
@@ -180,7 +208,15 @@ class Denoiser(NamedTuple):
         return jax.lax.scan(step, start, grid)
 
 
-def _picture(pose_u8: jax.Array, blank: bool) -> jax.Array:
+def _free_bytes() -> float | None:
+    """Memory that a device has beside what lies there now; None where unknown."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats and stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def _picture(pose_u8: jax.Array | None, blank: bool) -> jax.Array | None:
+    if pose_u8 is None:
+        return None
     return pixels(jnp.zeros_like(pose_u8) if blank else pose_u8)
 
 

@@ -3,10 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
+from onetoall_jax.errors import UserError
 from onetoall_jax.sampling.settings import SamplingConfig
 
 REAL, BLACK, BLANK = "real", "black", "blank"
 PROMPT, NEGATIVE = "prompt", "negative"
+AUTO, SEQUENTIAL, BATCHED = "auto", "sequential", "batched"
+# Share of a device's memory below which passes are small enough for one batch: there
+# starting kernels costs more than what they do.
+_SMALL = 1 / 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,43 @@ def table(config: SamplingConfig) -> tuple[Pass, ...]:
     else:
         rows = [(full, image), ((BLACK, NEGATIVE, REAL, s), 1 - image)]
     return _passes(rows)
+
+
+def check_form(form: str) -> None:
+    """Raises UserError unless it is a way to make the passes of a step."""
+    if form not in (AUTO, SEQUENTIAL, BATCHED):
+        raise UserError(
+            f"sampling.passes={form!r} is unknown: take 'auto', 'sequential' or "
+            "'batched'."
+        )
+
+
+def together(
+    form: str,
+    passes: int,
+    clips: int,
+    devices: int,
+    pass_bytes: float,
+    free_bytes: float | None,
+) -> bool:
+    """Do the passes of a step run as one batch? Else one after another.
+
+    By itself a batch of large passes saves nothing and needs their memory all at once;
+    it pays where devices that share the batch would be idle, and for small passes.
+
+    Args:
+      form: "auto", or the answer: "sequential" or "batched".
+      devices: that a mesh shares the clips between.
+      pass_bytes: what one pass of one clip needs while it runs.
+      free_bytes: of a device's memory; None where it does not say (a CPU).
+    """
+    check_form(form)
+    if form != AUTO or passes == 1:
+        return form == BATCHED
+    each = -(-passes * clips // devices)
+    if devices > clips:
+        return free_bytes is None or each * pass_bytes <= free_bytes
+    return free_bytes is not None and each * pass_bytes <= _SMALL * free_bytes
 
 
 def _passes(

@@ -186,11 +186,13 @@ def test_growing_to_stage_2_splits_the_stack_and_copies_the_first_blocks():
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(
         jnp.shape, onetoall.abstract(FULL)
     )
-    old = stage1["dit"]["blocks"]["attention"]["query"]["kernel"]
-    lead, rest = (
-        grown["dit"][k]["attention"]["query"]["kernel"]
-        for k in ("lead_blocks", "blocks")
+    stacks = ("lead_blocks", "blocks")
+    (old_lead, old_rest), (lead, rest) = (
+        [params["dit"][k]["attention"]["query"]["kernel"] for k in stacks]
+        for params in (stage1, grown)
     )
+    assert (len(old_lead), len(lead)) == (1, 3)
+    old = np.concatenate([old_lead, old_rest])
     np.testing.assert_array_equal(np.concatenate([lead, rest]), old)
     control = grown["pose_control"]["blocks"]["attention"]["query"]["kernel"]
     np.testing.assert_array_equal(control, old[:2])

@@ -55,6 +55,28 @@ class Model(NamedTuple):
             target = target + jnp.where(flag, 0.25 * lead, 0.0)
         return (x - jnp.broadcast_to(target, x.shape)) / level
 
+    def prepare(self, params, rows, texts, references, poses, *, together=False):
+        assert not together
+        return tuple(
+            self.conditions(
+                params,
+                texts[row.text],
+                references[row.reference],
+                *(poses[row.pose] if row.pose_scale else (None, None)),
+                row.pose_scale,
+            )
+            for row in rows
+        )
+
+    def velocities(
+        self, params, x, timestep, rows, given, features, context=None, *, together
+    ):
+        assert not together
+        return [
+            self.velocity(params, x, timestep, one, features[row.reference], context)
+            for row, one in zip(rows, given, strict=True)
+        ]
+
     def _count(self, name):
         self.calls[name] = self.calls.get(name, 0) + 1
 

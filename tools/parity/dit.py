@@ -115,11 +115,12 @@ def _inside(
     model: onetoall.Model, params: Any, stream: Any, given: Any, features: Any
 ) -> dict[str, Any]:
     """Output of block 0 and, with pose, the first residual."""
-    if not model.cfg.pose_layers:
-        feature = None if features is None else features[0]
-        shared = (stream.modulation, stream.rope, given.text, feature)
+    if not model.cfg.lead_layers:
+        shared = (stream.modulation, stream.rope, given.text["blocks"].block(0))
         blocks = params["dit"]["blocks"]
         return {"block0": model.part.blocks.one(blocks, 0, stream.x, *shared)}
     block0 = model.lead_block(params, 0, stream.x, stream, given, features)
+    if not model.cfg.pose_layers:
+        return {"block0": block0}
     _, residual = model.pose_block(params, 0, block0 + given.pose_tokens, stream)
     return {"block0": block0, "pose_residual_0": residual}

@@ -1,0 +1,198 @@
+"""The passes of guidance through one model: what several need is computed once."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from onetoall_jax import axes
+from onetoall_jax.models.text_attention import TextMemory
+
+Params = Any
+Poses = tuple[jax.Array | None, jax.Array | None]
+
+
+class Pass(Protocol):
+    """One pass; equal names stand for equal inputs."""
+
+    @property
+    def reference(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def pose(self) -> str: ...
+    @property
+    def pose_scale(self) -> float: ...
+
+
+def prepare(
+    model: Any,
+    params: Params,
+    rows: Sequence[Pass],
+    texts: Mapping[str, Any],
+    references: Mapping[str, jax.Array | None],
+    poses: Mapping[str, Poses],
+    *,
+    together: bool = False,
+) -> Any:
+    """Conditions of every pass, or of all as one batch; see `onetoall.functions`.
+
+    A pass of pose scale 0 has no pose path, unless it shares a batch.
+    """
+    text = {n: model.text(params, texts[n]) for n in _names(rows, "text")}
+    prefix = {n: model.prefix(params, references[n]) for n in _names(rows, "reference")}
+    scaled = [row for row in rows if row.pose_scale]
+    pose = {n: model.pose(params, *poses[n]) for n in _names(scaled, "pose")}
+    made = [
+        model.joined(
+            text[row.text],
+            prefix[row.reference],
+            pose[row.pose] if row.pose_scale else None,
+            row.pose_scale,
+            len(texts[row.text]),
+        )
+        for row in rows
+    ]
+    return _stacked(made) if together else tuple(made)
+
+
+def velocities(
+    model: Any,
+    params: Params,
+    latents: jax.Array,
+    timestep: jax.Array,
+    rows: Sequence[Pass],
+    given: Any,
+    features: Mapping[str, jax.Array | None],
+    context: jax.Array | None = None,
+    *,
+    together: bool = False,
+) -> list[jax.Array]:
+    """Velocity of every pass, [B,f,h,w,C]; see `onetoall.functions`."""
+    if together:
+        count = len(rows)
+        x, t, flags = (
+            None if a is None else _for_each([a] * count, axis=0)
+            for a in (latents, timestep, context)
+        )
+        feature = _for_each([features[row.reference] for row in rows], axis=1)
+        made = model.velocity(params, x, t, given, feature, flags)
+        return jnp.split(made, count)
+    begin = _Begun(model, params, latents, timestep, rows, given, features, context)
+    return [
+        model.rest(
+            params, *begin(row), given=given[i], features=features[row.reference]
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+class _Begun:
+    """First blocks of the passes of one step.
+
+    The first attention reads the reference alone, the rest of the blocks before the
+    pose lands the prompt too.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        params: Params,
+        latents: jax.Array,
+        timestep: jax.Array,
+        rows: Sequence[Pass],
+        given: Sequence[Any],
+        features: Mapping[str, jax.Array | None],
+        context: jax.Array | None,
+    ):
+        # The first pass with a name stands for all with that name.
+        by_names: dict[tuple[str, str | None], Any] = {}
+        for row, conditions in zip(rows, given, strict=True):
+            by_names.setdefault((row.reference, row.text), conditions)
+            by_names.setdefault((row.reference, None), conditions)
+
+        @functools.cache
+        def stream(reference: str) -> Any:
+            own = by_names[reference, None]
+            return model.embed(params, latents, timestep, own, context)
+
+        @functools.cache
+        def attended(reference: str) -> jax.Array:
+            return model.first_attention(params, stream(reference), features[reference])
+
+        @functools.cache
+        def begun(reference: str, text: str) -> Any:
+            return model.before_pose(
+                params,
+                stream(reference),
+                by_names[reference, text],
+                features[reference],
+                attended(reference),
+            )
+
+        self._has_pose = model.cfg.pose_layers > 0
+        self._stream, self._begun = stream, begun
+
+    def __call__(self, row: Pass) -> tuple[Any, Any]:
+        """(stream, outputs of the blocks before the pose, or None without them)."""
+        begun = self._begun(row.reference, row.text) if self._has_pose else None
+        return self._stream(row.reference), begun
+
+
+def _names(rows: Sequence[Pass], kind: str) -> list[str]:
+    return list(dict.fromkeys(getattr(row, kind) for row in rows))
+
+
+def _stacked(made: Sequence[Any]) -> Any:
+    """Conditions of several passes as those of one larger batch."""
+    tokens = [one.pose_tokens for one in made]
+    scale = None
+    if any(t is not None for t in tokens):
+        like = next(t for t in tokens if t is not None)
+        tokens = [jnp.zeros_like(like) if t is None else t for t in tokens]
+        clips = like.shape[0]
+        scale = jnp.concatenate(
+            [
+                jnp.zeros(clips) if one.pose_scale is None else one.pose_scale
+                for one in made
+            ]
+        )
+    return made[0].replace(
+        text={n: _stacked_text([one.text[n] for one in made]) for n in made[0].text},
+        prefix=_for_each([one.prefix for one in made], axis=0),
+        pose_tokens=_for_each(tokens, axis=0),
+        pose_scale=scale,
+    )
+
+
+def _stacked_text(texts: Sequence[TextMemory]) -> TextMemory:
+    """Along the clips; prompts of fewer rows get rows that no query sees."""
+    longest = max(text.key.shape[2] for text in texts)
+    equal = all(text.bias is None and text.key.shape[2] == longest for text in texts)
+
+    def filled(x: jax.Array) -> jax.Array:
+        more = longest - x.shape[2]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0)))
+
+    def bias(text: TextMemory) -> jax.Array:
+        _, clips, rows = text.key.shape[:3]
+        own = jnp.zeros((clips, rows)) if text.bias is None else text.bias
+        more = ((0, 0), (0, longest - rows))
+        return jnp.pad(own, more, constant_values=-jnp.inf)
+
+    return TextMemory(
+        jnp.concatenate([filled(text.key) for text in texts], axis=1),
+        jnp.concatenate([filled(text.value) for text in texts], axis=1),
+        None if equal else jnp.concatenate([bias(text) for text in texts]),
+    )
+
+
+def _for_each(parts: Sequence[jax.Array | None], axis: int) -> jax.Array | None:
+    """Arrays of all passes joined along their axis of clips."""
+    if any(part is None for part in parts):
+        return None
+    joined = jnp.concatenate(list(parts), axis=axis)  # type: ignore[arg-type]
+    names = [axes.BATCH if i == axis else None for i in range(joined.ndim)]
+    return axes.constrain(joined, *names)
