@@ -82,8 +82,9 @@ class Item:
         Raises:
           UserError: broken, or for fewer frames.
         """
-        # Lists and tuples of numbers as Python writes them are JSON but for one sign.
+        # Lists and tuples of numbers as Python writes them are nearly JSON.
         plain = (self.text_boxes or "[]").translate(str.maketrans("()", "[]"))
+        plain = plain.replace("None", "null").replace("nan", "null")
         try:
             told = json.loads(plain)
             made = [[[float(v) for v in box] for box in frame or ()] for frame in told]

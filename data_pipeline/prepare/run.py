@@ -131,7 +131,8 @@ def _prepared(
     found = without_duplicates(found, config.screen, paired)
     rows = _planned(footage, found)
     if not rows:
-        counts = Counter(report.kind(c) for c in found).most_common(3)
+        out = (report.kind(c) for c in found if c.reason is not None)
+        counts = Counter(out).most_common(3)
         why = "; ".join(f"{n} x {kind}" for kind, n in counts)
         raise UserError(f"No clip is good enough to train on: {why}.")
     splits = split([(r.group, r.split) for r in rows], config.test_every)
