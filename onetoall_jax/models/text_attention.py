@@ -17,7 +17,7 @@ from onetoall_jax.models.settings import ModelConfig
 
 _IN = (axes.PARAM_EMBED, axes.PARAM_HEADS)
 _OUT = (axes.PARAM_HEADS, axes.PARAM_EMBED)
-_ROUND = 8  # row counts are multiples of this, so that few prompts need a new program
+_ROUND = 4  # row counts are multiples of this, so that few prompts need a new program
 _MOST = 128  # rows up to which merging pays: see `_folds`, at a head width of 128
 
 
@@ -43,7 +43,7 @@ def merged(rows: np.ndarray, most: int = _MOST) -> "Text | np.ndarray":
     A prompt's zero padding becomes one row that counts as often as it stood there.
 
     Args:
-      rows: [B,L,text_dim], not traced.
+      rows: [B,L,text_dim], on the host.
       most: with more distinct rows, or as many as there were, the prompts come back
         as they are.
     """
@@ -62,7 +62,7 @@ def merged(rows: np.ndarray, most: int = _MOST) -> "Text | np.ndarray":
     for i, (found, copies) in enumerate(kinds):
         out[i, : len(found)] = found
         count[i, : len(found)] = copies
-    return Text(jnp.asarray(out), jnp.asarray(count))
+    return Text(out, count)  # type: ignore[arg-type]
 
 
 class TextMemory(NamedTuple):

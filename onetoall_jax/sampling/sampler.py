@@ -66,7 +66,8 @@ class Sampler:
                 "schedule: give at least one step and a positive shift."
             )
         sigmas = flow.sampling_sigmas(c.steps, c.shift)
-        return Denoiser(self.functions, guidance.table(c), sigmas)
+        guidance.check_form(c.passes)
+        return Denoiser(self.functions, guidance.table(c), sigmas, c.passes)
 
     @functools.cached_property
     def call(self) -> Callable[..., tuple[Carry, Drawn]]:

@@ -15,6 +15,8 @@ class SamplingConfig:
       case1: with both scales, the pose is left out before the reference.
       black_pose: with pose_guidance 0, the unguided pass loses the pose too.
       pose_scale: factor on what pose control adds.
+      passes: how the passes of a step are made: "sequential", "batched" (a mesh spreads
+        the batch over its devices) or "auto", by memory; the result is the same.
       segment_frames: frames drawn at a time, 1 + temporal stride * n.
       overlap: frames of a segment that the one before has made; they decode from two
         latent frames.
@@ -34,6 +36,7 @@ class SamplingConfig:
     case1: bool = False
     black_pose: bool = True
     pose_scale: float = 1.0
+    passes: str = "auto"
     segment_frames: int = 81
     overlap: int = 5
     plan: str = "static"

@@ -90,7 +90,7 @@ def test_passes_with_shared_parts_equal_passes_alone(given, alone, together):
     params, inputs = given
     f = onetoall.functions(CFG)
     texts = {name: merged(rows) for name, rows in inputs["texts"].items()}
-    assert [t.rows.shape for t in texts.values()] == [(2, 8, 7), (2, 16, 7)]
+    assert [t.rows.shape for t in texts.values()] == [(2, 4, 7), (2, 12, 7)]
 
     @jax.jit
     def every(texts):

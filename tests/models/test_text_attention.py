@@ -42,7 +42,7 @@ def test_equal_rows_become_one_that_counts_as_often():
 def test_prompts_of_many_rows_stay_as_they_are():
     rows = normal(1, 40, 24)
     assert merged(rows) is rows
-    assert merged(padded(), most=4).shape == (2, 40, 24)
+    assert merged(padded(), most=7).shape == (2, 40, 24)
 
 
 def plain(params, x, text):

@@ -77,6 +77,9 @@ class Model(NamedTuple):
             for row, one in zip(rows, given, strict=True)
         ]
 
+    def pass_bytes(self, shape):
+        return 1
+
     def _count(self, name):
         self.calls[name] = self.calls.get(name, 0) + 1
 

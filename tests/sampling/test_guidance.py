@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from onetoall_jax.errors import UserError
 from onetoall_jax.sampling import guidance
 from onetoall_jax.sampling.settings import SamplingConfig
 
@@ -62,3 +63,29 @@ def test_the_pose_scale_reaches_every_pass_but_the_empty_one():
     assert scales[("black", "negative", "blank")] == 0
     assert scales[("real", "prompt", "real")] == 0.7
     assert scales[("black", "prompt", "real")] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("passes", "clips", "devices", "pass_bytes", "free", "expected"),
+    [
+        (1, 1, 8, 1, None, False),  # nothing to join
+        (3, 1, 1, 1e9, 40e9, False),  # large passes gain nothing
+        (3, 1, 1, 1e8, 40e9, True),  # small ones start fewer kernels
+        (3, 1, 1, 1e8, None, False),  # a CPU has no such cost
+        (2, 1, 2, 30e9, 40e9, True),  # each device makes one pass
+        (3, 1, 2, 30e9, 40e9, False),  # one would have to hold two
+        (3, 8, 8, 30e9, 400e9, False),  # all devices have clips of their own
+    ],
+)
+def test_passes_share_a_batch_where_devices_or_kernels_would_be_idle(
+    passes, clips, devices, pass_bytes, free, expected
+):
+    given = passes, clips, devices, pass_bytes, free
+    assert guidance.together("auto", *given) is expected
+    assert guidance.together("batched", *given) is True
+    assert guidance.together("sequential", *given) is False
+
+
+def test_another_way_to_make_passes_is_refused():
+    with pytest.raises(UserError, match="'parallel'"):
+        guidance.together("parallel", 3, 1, 1, 1, None)
