@@ -1,18 +1,20 @@
 """One table from logical axis names to mesh axes, and the shardings it gives."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from onetoall_jax import axes
+from onetoall_jax.errors import UserError
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 Tree = Any
 
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 # Every name of `axes.ALL` stands here: what is not split says so.
 RULES: Rules = (
@@ -28,7 +30,7 @@ RULES: Rules = (
     (axes.HEIGHT, None),
     (axes.WIDTH, None),
     (axes.CHANNELS, None),
-    (axes.PARAM_EMBED, "fsdp"),
+    (axes.PARAM_EMBED, ("fsdp", "context")),
     (axes.PARAM_HEADS, "tensor"),
     (axes.PARAM_MLP, "tensor"),
     (axes.LAYERS, None),
@@ -40,14 +42,34 @@ RULES: Rules = (
 )
 
 
+def table(rows: Sequence[tuple[str, Sequence[str]]]) -> Rules:
+    """RULES with the rows of a configuration in the place of its own.
+
+    Args:
+      rows: (logical axis, the mesh axes it is split over); no mesh axes leave it whole.
+    Raises:
+      UserError: a name that is no axis, or the batch, which is placed before any step.
+    """
+    rules = dict(RULES)
+    for name, over in rows:
+        if name not in rules or name == axes.BATCH:
+            known = sorted(set(rules) - {axes.BATCH})
+            raise UserError(f"mesh.rules: {name!r} is none of {known}.")
+        unknown = set(over) - set(MESH_AXES)
+        if unknown:
+            raise UserError(f"mesh.rules: {sorted(unknown)} is none of {MESH_AXES}.")
+        rules[name] = over[0] if len(over) == 1 else tuple(over) or None
+    return tuple(rules.items())
+
+
 def shardings(boxed: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
     """Shardings of plain (unboxed) parameters.
 
     Args:
       boxed: abstract parameters that carry logical names.
     Returns:
-      Tree of NamedSharding, shaped like the unboxed parameters. A mesh axis that does
-      not divide its dimension is left out there, so that odd sizes stay whole.
+      Tree of NamedSharding, shaped like the unboxed parameters. Of several mesh axes
+      those that divide the dimension are kept, the first ones first.
     Raises:
       ValueError: a parameter carries a name without a rule.
     """
@@ -71,10 +93,17 @@ def _fitted(
 ) -> PartitionSpec:
     kept: list[Any] = []
     for axis, length in zip(tuple(spec or ()), shape, strict=False):
-        parts = (axis,) if isinstance(axis, str) else tuple(axis or ())
-        divides = length % int(np.prod([sizes[p] for p in parts])) == 0
-        kept.append(axis if divides else None)
+        chosen: tuple[str, ...] = ()
+        for part in (axis,) if isinstance(axis, str) else tuple(axis or ()):
+            if length % math.prod(sizes[p] for p in (*chosen, part)) == 0:
+                chosen += (part,)
+        kept.append(chosen[0] if len(chosen) == 1 else chosen or None)
     return PartitionSpec(*kept)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Parts into which a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch(mesh: Mesh) -> NamedSharding:

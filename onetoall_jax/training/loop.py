@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from onetoall_jax.errors import UserError
+from onetoall_jax.errors import Stopped, UserError
 from onetoall_jax.training import log, optimizer
 from onetoall_jax.training.metrics import Metrics
 from onetoall_jax.training.settings import TrainingConfig
@@ -37,6 +37,7 @@ class Job:
       peak: operations a second that all devices can do; None where unknown.
       sample: (step, state, host batch), draws sample videos; None draws none.
       writes: this process keeps the records.
+      stop: has the run been asked to stop after this step?
     """
 
     config: TrainingConfig
@@ -48,6 +49,7 @@ class Job:
     peak: float | None = None
     sample: Callable[[int, TrainState, HostBatch], None] | None = None
     writes: bool = True
+    stop: Callable[[int], bool] = lambda step: False
 
 
 def run(
@@ -61,11 +63,21 @@ def run(
 
     Raises:
       UserError: loss or gradient is no longer finite.
+      Stopped: asked to, after a checkpoint of the last step.
     """
     config, first = job.config, int(state.step)
+    saved = first
     with contextlib.ExitStack() as stack:
         records = _Records(stack, workdir if job.writes else None, job, first)
         for k in range(first, config.steps):
+            if job.stop(k):
+                records.flush()
+                if k > saved:
+                    job.save(k, state)
+                raise Stopped(
+                    f"Stopped as asked after step {k} of {config.steps}, which is "
+                    "saved: the same command goes on from there."
+                )
             batch = records.waiting(batches)
             state, loss, metrics = job.step(state, job.place(batch), knobs(config, k))
             records.add(k + 1, batch, loss, metrics)
@@ -76,6 +88,7 @@ def run(
             if _due(k + 1, config.checkpoint_every, config.steps):
                 records.flush()
                 job.save(k + 1, state)
+                saved = k + 1
             if job.sample and _due(k + 1, config.sample_every, config.steps):
                 job.sample(k + 1, state, batch)
     return state

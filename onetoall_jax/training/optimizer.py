@@ -22,11 +22,30 @@ def transform(config: OptimizerConfig) -> optax.GradientTransformation:
     steps = []
     if config.clip_norm:
         steps.append(optax.clip_by_global_norm(config.clip_norm))
-    steps.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
+    steps.append(_held_in(adam, jnp.dtype(config.moments_dtype)))
     steps.append(
         optax.add_decayed_weights(config.weight_decay, _decayed(config.decay_on))
     )
     return optax.chain(*steps)
+
+
+def _held_in(
+    inner: optax.GradientTransformation, dtype: jnp.dtype
+) -> optax.GradientTransformation:
+    """A transformation whose state is kept in `dtype` between steps."""
+
+    def cast(state: Tree, dtype: jnp.dtype) -> Tree:
+        def one(x: jax.Array) -> jax.Array:
+            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(one, state)
+
+    def update(grads: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        direction, state = inner.update(grads, cast(state, jnp.float32), params)
+        return direction, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda p: cast(inner.init(p), dtype), update)
 
 
 def _decayed(decay_on: str) -> Callable[[Tree], Tree] | None:

@@ -16,6 +16,8 @@ class OptimizerConfig:
       final_rate: factor on the rate at the last step.
       accumulation: parts in which a batch is gone through, one update for all.
       ema_decay: of the running mean of the trained parameters; 0 keeps none.
+      moments_dtype: that Adam's two moments are stored in; computed in float32. In
+        "bfloat16" they take half the memory; a beta2 above 0.99 then loses steps.
     """
 
     learning_rate: float = 1e-5
@@ -30,6 +32,7 @@ class OptimizerConfig:
     final_rate: float = 1.0
     accumulation: int = 1
     ema_decay: float = 0.0
+    moments_dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,12 @@ class TrainingConfig:
     Attributes:
       steps: optimiser steps of the whole run.
       trainable: name of a set in `stages.TRAINABLE`.
-      dtype: of the computation; parameters and loss are float32.
-      remat: "none" or "block".
+      dtype: of the computation; trained parameters and loss are float32.
+      frozen_dtype: of the frozen kernels; "bfloat16" takes half the memory and, as
+        kernels are used in `dtype`, alters no bit of a computation in bfloat16.
+      remat: what blocks keep for the backward pass: "none" everything, "block" their
+        input, "attention" what attention gave as well, "offload" both in the host's
+        memory. Less kept is more computed.
       region_weight: weight of faces and hands in the loss; 1 treats all alike.
       token_replace: the program can take clean context frames.
       token_replace_probability: share of clips that do.
@@ -73,6 +80,7 @@ class TrainingConfig:
     trainable: str
     seed: int = 43
     dtype: str = "bfloat16"
+    frozen_dtype: str = "float32"
     remat: str = "block"
     region_weight: float = 3.0
     token_replace: bool = False

@@ -45,13 +45,16 @@ def create(
     seed: int,
     *,
     ema: bool,
+    frozen_dtype: jnp.dtype = jnp.float32,
 ) -> TrainState:
     """State before the first step; traceable.
 
     Args:
       patterns: names of the trainable parameters.
+      frozen_dtype: of the kernels among the others.
     """
     trainable, frozen = trees.split(params, patterns)
+    frozen = stored(frozen, frozen_dtype)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
@@ -61,6 +64,22 @@ def create(
         ema=jax.tree.map(jnp.copy, trainable) if ema else None,
         key=jax.random.key(seed),
     )
+
+
+def stored(frozen: Tree, dtype: jnp.dtype) -> Tree:
+    """Frozen parameters with their kernels in `dtype`: the rest is small.
+
+    Args:
+      frozen: arrays, or their shapes.
+    """
+    leaves = trees.flatten(frozen)
+    for name in [n for n in leaves if n.endswith("/kernel")]:
+        leaf = leaves[name]
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            leaves[name] = leaf.update(dtype=dtype)
+        else:
+            leaves[name] = leaf.astype(dtype)
+    return trees.unflatten(leaves)
 
 
 def shardings(
