@@ -1,6 +1,7 @@
 """What every configuration shares."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import sizes
 
@@ -29,6 +30,11 @@ def base(stage: int, size: str) -> ConfigDict:
     c.data = ConfigDict(
         dict(root="runs/data", num_frames=29, batch=8, seed=43, workers=2)
     )
+    c.data.pose_pool = placeholder(str)
+    c.data.windows = "any"
+    c.data.windows_per_clip = 4
+    c.data.latents = placeholder(str)
+    c.data.aspects = ()
     c.data.canvas_side = 2160
     c.data.augment = ConfigDict(_AUGMENT[stage])
     c.data.resolutions = _RESOLUTIONS[stage]
@@ -70,6 +76,7 @@ _AUGMENT = (
         without_face=0.0,
         reference_first=0.2,
         hand_regions=False,
+        same_picture=True,
     ),
     dict(
         drop_all=0.1,

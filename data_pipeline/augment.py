@@ -1,6 +1,7 @@
 """Random variation of one clip: choices are drawn first, then applied everywhere."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +50,15 @@ class Sample:
     It is varied at the size it is stored in, as released, and fitted afterwards.
 
     Attributes:
-      frames, poses: [F,H,W,3].
+      frames, poses: [F,H,W,3]; frames [F,H,W,0] where their latents are stored.
       reference, reference_pose: [H,W,3].
       mask: [H,W], 1 = to be generated.
       region, keep: [f,H,W], 1 = weighted, 0 = left out.
       face_box: of the reference's head, or None.
       pair: a picture and another of the same person, or None for a clip; then whether
         both are the same picture.
+      latents: [f,h,w,C] of the frames, where they are stored.
+      notes: what was chosen for it, for people to read.
     """
 
     frames: np.ndarray
@@ -67,11 +70,38 @@ class Sample:
     keep: np.ndarray
     face_box: Box | None
     pair: bool | None = None
+    latents: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def changed(self, note: str, **fields: Any) -> "Sample":
+        """The same with other fields, and a note why."""
+        return dataclasses.replace(self, notes=(*self.notes, note), **fields)
 
 
 def integer(u: float, low: int, high: int) -> int:
     """Uniform integer from low to high, both included."""
     return low + min(int(u * (high - low + 1)), high - low)
+
+
+def keeps_both(config: AugmentConfig, draws: Draws) -> bool:
+    """Neither pose nor reference is dropped at first."""
+    return draws.branch >= config.drop_all + config.drop_reference
+
+
+def targets_reference(config: AugmentConfig, draws: Draws) -> bool:
+    """The pose is dropped, and a picture is to become its reference."""
+    return keeps_both(config, draws) and draws.keep_reference < config.keep_reference
+
+
+def zooms_clip(config: AugmentConfig, draws: Draws) -> bool:
+    """The clip is enlarged, rather than the reference or nothing."""
+    free = keeps_both(config, draws) and not targets_reference(config, draws)
+    return free and config.zoom / 2 <= draws.zoom < config.zoom
+
+
+def zoom_scale(u: float) -> float:
+    """By how much a clip is enlarged."""
+    return 1 + 0.2 * u
 
 
 def apply(
@@ -88,7 +118,7 @@ def apply(
     p, seen = draws.branch, sample.reference
     if p < config.drop_all:
         return _without_pose(_without_reference(sample))
-    if p < config.drop_all + config.drop_reference:
+    if not keeps_both(config, draws):
         return _without_reference(sample)
     if (
         p < config.drop_all + config.drop_reference + config.mask_face
@@ -97,15 +127,15 @@ def apply(
         sample = _mask_around_face(sample, sample.face_box, draws, 0.9, aspect)
     elif draws.rectangle < config.mask_rectangle:
         sample = _mask_rectangle(sample, draws.rectangle_box)
-    if draws.keep_reference < config.keep_reference:
+    if targets_reference(config, draws):
         if len(sample.frames) == 1:
             # A picture without pose could be anyone's: the reference is to be kept.
-            sample = dataclasses.replace(sample, frames=seen[None])
+            sample = sample.changed("reference as target", frames=seen[None])
         return _without_pose(sample)
     if draws.zoom < config.zoom / 2:
-        return _zoom_reference(sample, 1 + 0.2 * draws.zoom_scale)
-    if draws.zoom < config.zoom:
-        return _zoom_clip(sample, 1 + 0.2 * draws.zoom_scale)
+        return _zoom_reference(sample, zoom_scale(draws.zoom_scale))
+    if zooms_clip(config, draws):
+        return _zoom_clip(sample, zoom_scale(draws.zoom_scale))
     return sample
 
 
@@ -130,7 +160,7 @@ def _released_picture(
             masked = _mask_around_face(sample, sample.face_box, draws, 0.75, aspect)
         sample = _mask_around_centre(sample) if masked is sample else masked
     if draws.keep_reference < config.keep_reference:
-        return _without_pose(dataclasses.replace(sample, frames=seen[None]))
+        return _without_pose(sample.changed("reference as target", frames=seen[None]))
     scale = 1 + 0.3 * draws.zoom_scale
     if draws.zoom < config.zoom / 2:
         once = _zoom_reference(sample, scale)
@@ -148,30 +178,30 @@ def _mask_around_centre(sample: Sample) -> Sample:
     top, left = (height - tall) // 2, (width - wide) // 2
     hidden = np.ones_like(sample.mask)
     hidden[top : top + tall, left : left + wide] = 0
-    return _hide(sample, hidden)
+    return _hide(sample, hidden, "mask around the centre")
 
 
 def _without_reference(sample: Sample) -> Sample:
-    return dataclasses.replace(
-        sample,
+    return sample.changed(
+        "no reference",
         reference=np.zeros_like(sample.reference),
         mask=np.zeros_like(sample.mask),
     )
 
 
 def _without_pose(sample: Sample) -> Sample:
-    return dataclasses.replace(
-        sample,
+    return sample.changed(
+        "no pose",
         poses=np.zeros_like(sample.poses),
         reference_pose=np.zeros_like(sample.reference_pose),
     )
 
 
-def _hide(sample: Sample, hidden: np.ndarray) -> Sample:
+def _hide(sample: Sample, hidden: np.ndarray, note: str) -> Sample:
     """Blacks out reference and its pose where `hidden` is 1."""
     shown = (1 - hidden)[..., None]
-    return dataclasses.replace(
-        sample,
+    return sample.changed(
+        note,
         reference=sample.reference * shown,
         reference_pose=sample.reference_pose * shown,
         mask=hidden,
@@ -201,7 +231,7 @@ def _mask_around_face(
     left = integer(draws.crop_left, first, last)
     hidden = np.ones_like(sample.mask)
     hidden[top:bottom, left : left + across] = 0
-    return _hide(sample, hidden)
+    return _hide(sample, hidden, "mask around the face")
 
 
 def _mask_rectangle(sample: Sample, u: tuple[float, ...]) -> Sample:
@@ -211,7 +241,7 @@ def _mask_rectangle(sample: Sample, u: tuple[float, ...]) -> Sample:
     top, left = integer(u[2], 0, height - tall), integer(u[3], 0, width - wide)
     hidden = np.zeros_like(sample.mask)
     hidden[top : top + tall, left : left + wide] = 1
-    return _hide(sample, hidden)
+    return _hide(sample, hidden, "mask of a rectangle")
 
 
 def zoomed(pictures: np.ndarray, scale: float) -> np.ndarray:
@@ -224,8 +254,8 @@ def zoomed(pictures: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _zoom_reference(sample: Sample, scale: float) -> Sample:
-    return dataclasses.replace(
-        sample,
+    return sample.changed(
+        f"reference zoomed {scale:.2f}",
         reference=zoomed(sample.reference, scale),
         reference_pose=zoomed(sample.reference_pose, scale),
         mask=zoomed(sample.mask[..., None], scale)[..., 0],
@@ -233,8 +263,8 @@ def _zoom_reference(sample: Sample, scale: float) -> Sample:
 
 
 def _zoom_clip(sample: Sample, scale: float) -> Sample:
-    return dataclasses.replace(
-        sample,
+    return sample.changed(
+        f"clip zoomed {scale:.2f}",
         frames=zoomed(sample.frames, scale),
         poses=zoomed(sample.poses, scale),
         region=zoomed(sample.region[..., None], scale)[..., 0],

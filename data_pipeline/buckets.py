@@ -1,6 +1,7 @@
 """Sizes that batches come in, and which of them a clip belongs to."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,6 +35,18 @@ class Table:
         if aspect <= key and 0.8 / aspect > 1 / key:
             return None
         return h, w
+
+    def only(self, aspects: tuple[float, ...]) -> "Table":
+        """The same with these keys alone.
+
+        Raises:
+          UserError: a key that the table lacks.
+        """
+        keys = [key for key, _, _ in self.sizes]
+        for aspect in aspects:
+            if aspect not in keys:
+                raise UserError(f"data.aspects names {aspect}: choose from {keys}.")
+        return Table(self.area, tuple(s for s in self.sizes if s[0] in aspects))
 
 
 def _parse(text: str, numerator: int = 2, denominator: int = 2) -> tuple:
@@ -70,24 +83,28 @@ def assign(
     row: tuple[int, int, int, float],
     index: int,
     seed: int,
+    epoch: int | None = None,
+    aspects: tuple[float, ...] = (),
 ) -> Bucket | None:
     """Bucket of a row (height, width, frames, frames a second); None leaves it out.
 
     Args:
       row: fps may be NaN: every frame then counts.
       index: number of the row, which its draws come from.
-      seed: of the epoch.
+      seed: of the run.
+      epoch: whose draws do not depend on another's; None takes the released draws of an
+        epoch whose seed is `seed`.
+      aspects: keys of the tables that are used; empty uses all.
     Raises:
-      UserError: an unknown table.
+      UserError: an unknown table or aspect.
     Source: section 2 of the released data page.
     """
-    height, width, length, fps = row
-    stride = 1
-    if length > 1 and not np.isnan(fps):
-        stride = max(1, int(np.round(fps / 16)))
-        length = min(length, int(_LONGEST_SECONDS * fps))
-    seed += index * sum(2 * len(_table(r).sizes) for r in resolutions)
-    return choose(resolutions, num_frames, (height, width, length), stride, seed)
+    (height, width, _, _), (length, stride) = row, _counted(row)
+    start: int | tuple[int, ...] = (seed, epoch or 0, index, 0)
+    if epoch is None:
+        start = seed + index * sum(2 * len(_table(r).sizes) for r in resolutions)
+    size = height, width, length
+    return choose(resolutions, num_frames, size, stride, start, aspects)
 
 
 def choose(
@@ -95,7 +112,8 @@ def choose(
     num_frames: int,
     size: tuple[int, int, int],
     stride: int,
-    seed: int,
+    seed: int | tuple[int, ...],
+    aspects: tuple[float, ...] = (),
 ) -> Bucket | None:
     """Bucket of a clip of (height, width, frames), every `stride`-th frame taken.
 
@@ -103,23 +121,81 @@ def choose(
     it lasts long enough and a draw does not make it a picture.
 
     Args:
-      seed: of the clip's draws in an epoch.
+      seed: of the clip's draws in an epoch; a number counts up from draw to draw, as
+        released, a tuple gets the number of the draw as its last entry.
     Source: section 2 of the released data page, draw for draw.
     """
-    height, width, length = size
-    ordered = sorted(resolutions, key=lambda r: -_table(r).area)
-    for order, resolution in enumerate(ordered):
-        table = _table(resolution)
-        if height * width < _SMALLEST * table.area:
+
+    def uniform(k: int) -> np.random.Generator:
+        numbered = seed + k if isinstance(seed, int) else (*seed, k)
+        return np.random.default_rng(numbered)
+
+    for order, (resolution, whole) in enumerate(
+        _large_enough(resolutions, num_frames, size, stride)
+    ):
+        if whole is None:
             continue
-        video, image = (np.random.default_rng(seed + 2 * order + k) for k in (0, 1))
-        whole = length - 1 >= (num_frames - 1) * stride
+        video, image = (uniform(2 * order + k) for k in (0, 1))
         whole = video.random() <= 1 - resolution.image_share and whole
         chosen = video if whole else image
         if resolution.share >= 1 or chosen.random() < resolution.share:
-            fitted = table.nearest(height, width)
-            return Bucket(num_frames if whole else 1, *fitted) if fitted else None
+            return _fitted(resolution, aspects, num_frames if whole else 1, size)
     return None
+
+
+def possible(
+    resolutions: tuple[Resolution, ...],
+    num_frames: int,
+    row: tuple[int, int, int, float],
+    aspects: tuple[float, ...] = (),
+) -> list[Bucket]:
+    """All buckets that some epoch may assign a row to (see `assign`), in order."""
+    (height, width, _, _), (length, stride) = row, _counted(row)
+    size, found = (height, width, length), set()
+    for resolution, whole in _large_enough(resolutions, num_frames, size, stride):
+        if whole is None or resolution.share <= 0:
+            continue
+        lengths = [num_frames] if whole and resolution.image_share < 1 else []
+        lengths += [1] if not whole or resolution.image_share > 0 else []
+        found |= {_fitted(resolution, aspects, n, size) for n in lengths}
+        if resolution.share >= 1:
+            break
+    return sorted(bucket for bucket in found if bucket is not None)
+
+
+def _counted(row: tuple[int, int, int, float]) -> tuple[int, int]:
+    """(frames that count, every how many-th is taken)."""
+    _, _, length, fps = row
+    if length == 1 or np.isnan(fps):
+        return length, 1
+    return min(length, int(_LONGEST_SECONDS * fps)), max(1, int(np.round(fps / 16)))
+
+
+def _large_enough(
+    resolutions: tuple[Resolution, ...],
+    num_frames: int,
+    size: tuple[int, int, int],
+    stride: int,
+) -> Iterator[tuple[Resolution, bool | None]]:
+    """(area, does a clip last for a video of it), None where the clip is too small."""
+    height, width, length = size
+    whole = length - 1 >= (num_frames - 1) * stride
+    for resolution in sorted(resolutions, key=lambda r: -_table(r).area):
+        small = height * width < _SMALLEST * _table(resolution).area
+        yield resolution, None if small else whole
+
+
+def _fitted(
+    resolution: Resolution,
+    aspects: tuple[float, ...],
+    num_frames: int,
+    size: tuple[int, int, int],
+) -> Bucket | None:
+    table = _table(resolution)
+    if aspects:
+        table = table.only(aspects)
+    fitted = table.nearest(*size[:2])
+    return Bucket(num_frames, *fitted) if fitted else None
 
 
 def _table(resolution: Resolution) -> Table:

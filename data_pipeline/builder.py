@@ -20,6 +20,7 @@ from onetoall_jax.errors import UserError
 from onetoall_jax.pose.keypoints import COUNT
 
 _NAME, _VERSION = "clips", "1.1.0"
+_READABLE = (_VERSION, "1.0.0")  # the older one has no captions
 # What reading or decoding a damaged record raises.
 _DAMAGED = (RuntimeError, ValueError, zlib.error, cv2.error)
 _JPEG_START = b"\xff\xd8"
@@ -200,9 +201,15 @@ def _folder(root: Path) -> Path:
     return Path(root) / _NAME / _VERSION
 
 
+def _finished(root: Path) -> Path | None:
+    """Folder of the finished data set in `root`."""
+    folders = (Path(root) / _NAME / version for version in _READABLE)
+    return next((f for f in folders if (f / _INDEX).is_file()), None)
+
+
 def exists(root: Path) -> bool:
     """Does `root` hold a finished data set?"""
-    return (_folder(root) / _INDEX).is_file()
+    return _finished(root) is not None
 
 
 def write(
@@ -294,8 +301,8 @@ class Rows:
     """
 
     def __init__(self, root: str | Path, split: str):
-        folder = _folder(Path(root))
-        if not exists(Path(root)):
+        folder = _finished(Path(root))
+        if folder is None:
             raise UserError(
                 f"There is no data set at {root}: make one with "
                 f"python -m data_pipeline.synthetic --output={root}"
@@ -349,7 +356,7 @@ class Rows:
             float(raw["fps"]),
             poses,
             [boxes[i] if boxes else [] for i in wanted],
-            raw["caption"].decode(),
+            raw.get("caption", b"").decode(),
         )
 
     def _opened(self) -> Any:

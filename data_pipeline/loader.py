@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from data_pipeline import augment, enhance, masks, plan, pools
-from data_pipeline.augment import Draws, Sample
+from data_pipeline import augment, enhance, masks, plan, pools, windows
+from data_pipeline.augment import Sample
 from data_pipeline.builder import Clip, Rows
 from data_pipeline.drawing import draw_made, draw_poses
+from data_pipeline.latents import Latents
 from data_pipeline.masks import Box
 from data_pipeline.plan import BatchPlan, Plan
 from data_pipeline.pools import Pool
@@ -28,6 +29,7 @@ def build(
     *,
     host: int = 0,
     hosts: int = 1,
+    places: Sequence[int] | None = None,
     start_step: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's share of every global batch from `start_step` on, without end.
@@ -35,6 +37,8 @@ def build(
     The same batches come for any number of workers, after any start, and together for
     any number of hosts: host h of n reads rows h::n of a batch.
 
+    Args:
+      places: in a batch, of the rows that this host reads, where not h::n.
     Returns:
       Iterator of batches as `onetoall_jax.batch` describes them.
     Raises:
@@ -49,7 +53,7 @@ def build(
             "data.batch a multiple of them."
         )
     steps = Plan(config, Rows(config.root, config.split).sizes)
-    load = Load(config, geometry, host, hosts)
+    load = Load(config, geometry, host, hosts, places)
     # Workers are the parallel part: threads in one of them would wait for each other.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     batches = grain.MapDataset.source(steps)[start_step:].map(load)
@@ -63,47 +67,78 @@ def build(
 
 
 class Load:
-    """Plan of a global batch -> this host's arrays."""
+    """Plan of a global batch -> this host's arrays.
 
-    def __init__(self, config: DataConfig, geometry: Geometry, host: int, hosts: int):
+    Raises:
+      UserError: stored latents or a pose pool that do not fit the settings.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        geometry: Geometry,
+        host: int,
+        hosts: int,
+        places: Sequence[int] | None = None,
+    ):
+        windows.check(config)
         self._config, self._geometry = config, geometry
-        self._host, self._hosts = host, hosts
+        every = slice(host, None, hosts)
+        self._places = every if places is None else np.asarray(places)
         self._rows = Rows(config.root, config.split)
+        self.sizes = self._rows.sizes
         self._pool = pools.read(config.pose_pool) if config.pose_pool else None
+        self._latents = None
+        if config.latents:
+            self._latents = Latents(config, self.sizes, geometry)
 
     def __call__(self, batch: BatchPlan) -> dict[str, np.ndarray]:
-        rows = batch.rows[self._host :: self._hosts]
-        samples = [self._sample(batch, int(row)) for row in rows]
-        return collate(samples, rows, self._geometry)
+        rows = batch.rows[self._places]
+        made = [self.sample(batch, int(row)) for row in rows]
+        return collate(made, rows, self._geometry)
 
-    def _sample(self, batch: BatchPlan, row: int) -> Sample:
+    def sample(self, batch: BatchPlan, row: int) -> Sample:
+        """One row of a batch."""
         config, bucket = self._config, batch.bucket
-        draws = augment.draw(config.seed, batch.epoch, row)
-        length = self._rows.num_frames(row)
-        fps = float(self._rows.sizes.fps[row])
-        window, reference = choose_frames(length, fps, bucket.num_frames, draws)
-        if draws.first < config.augment.reference_first:
-            reference = window[0]
-        clip = self._rows.read(row, [*window, reference])
+        length, fps = self._rows.num_frames(row), float(self.sizes.fps[row])
+        choice = windows.choose(
+            length,
+            fps,
+            bucket.num_frames,
+            row,
+            config,
+            augment.draw(config.seed, batch.epoch, row),
+        )
+        draws, reference = choice.draws, choice.reference
+        shown = [reference] if self._latents else [*choice.window, reference]
+        clip = self._rows.read(row, [*choice.window, reference], shown)
         change = None
         if self._pool is not None and draws.change_pose < config.augment.change_pose:
             every = config.augment.change_every_frame
             drawn = enhance.draw(config.seed, batch.epoch, row, every_frame=every)
             change = Change(self._pool, draws.pool_row, drawn)
-        face = draws.face >= config.augment.without_face
+        picture = length <= plan.PICTURE_FRAMES
         sample = whole_sample(
             clip,
             self._geometry.temporal,
             config.canvas_side,
-            face,
+            draws.face >= config.augment.without_face,
             change,
-            hands=config.augment.hand_regions and length > 1,
+            hands=config.augment.hand_regions and not picture,
         )
-        if length == 1:
-            sample = dataclasses.replace(sample, pair=True)
+        sample = dataclasses.replace(
+            sample,
+            pair=choice.window[0] == reference if picture else None,
+            notes=(windows.describe(choice), *sample.notes),
+        )
         aspect = bucket.width / bucket.height
         varied = augment.apply(sample, config.augment, draws, aspect)
-        return fitted(varied, bucket.height, bucket.width)
+        made = fitted(varied, bucket.height, bucket.width)
+        if self._latents:
+            assert choice.number is not None
+            latents = self._latents.read(bucket, row, choice.number)
+            made = dataclasses.replace(made, latents=latents)
+        return made
 
 
 class Change(NamedTuple):
@@ -126,21 +161,27 @@ def whole_sample(
     """Window and reference (the clip's last frame) as they are stored, unvaried.
 
     Args:
+      clip: its frames may be the reference alone, where latents stand for the others.
       temporal: frames in a latent frame.
       face: draw the face points.
       change: of the driving head, or None.
       hands: count hands as regions beside heads; the release does not in pictures.
     """
-    size = height, width = clip.frames.shape[1], clip.frames.shape[2]
-    points = clip.keypoints
+    reference, points = clip.frames[-1], clip.keypoints
+    size = height, width = reference.shape[0], reference.shape[1]
+    frames = clip.frames[:-1]
+    if not len(frames):
+        frames = np.zeros((len(points) - 1, *size, 0), np.uint8)
     window, last = points[:-1], points[-1:]
     region = masks.heads(window, *size, temporal)
     if hands:
         region = np.maximum(region, masks.hands(window, *size, temporal))
     text = masks.keep(clip.text_boxes[:-1], len(window), *size, temporal)
     head = masks.heads(last, *size, temporal)
+    notes = () if face else ("no face points",)
     if change is not None:
-        poses = _changed(window, height, width, canvas_side, face, change)
+        poses, what = _changed(window, height, width, canvas_side, face, change)
+        notes = (*notes, what)
         shown = draw_poses(last, height, width, canvas_side, Style(face=face))
     elif clip.poses is not None and face:
         poses, shown = clip.poses[:-1], clip.poses[-1:]
@@ -148,14 +189,15 @@ def whole_sample(
         drawn = draw_poses(points, height, width, canvas_side, Style(face=face))
         poses, shown = drawn[:-1], drawn[-1:]
     return Sample(
-        frames=clip.frames[:-1],
+        frames=frames,
         poses=poses,
-        reference=clip.frames[-1],
+        reference=reference,
         reference_pose=shown[0],
         mask=np.zeros(size, np.uint8),
         region=region,
         keep=text,
         face_box=bounding_box(head[0]),
+        notes=notes,
     )
 
 
@@ -166,7 +208,8 @@ def _changed(
     canvas_side: int,
     face: bool,
     change: Change,
-) -> np.ndarray:
+) -> tuple[np.ndarray, str]:
+    """(pictures of poses whose head is changed, what of it is)."""
     poses = [to_pose(k, height, width) for k in keypoints]
     i = change.pool.pick(change.row, height, width)
     tall, wide = (int(v) for v in change.pool.size[i])
@@ -174,7 +217,13 @@ def _changed(
     other = enhance.aligned(pool, poses[0])
     made, limb, new_face = enhance.changed(poses, other, change.draws)
     style = Style(face=face, light_head=limb, light_face=limb or new_face)
-    return draw_made(made, height, width, canvas_side, style)
+    what = {
+        (True, True): "bones and face",
+        (True, False): "bones",
+        (False, True): "face",
+    }
+    note = f"head changed: {what.get((limb, new_face), 'nothing')}"
+    return draw_made(made, height, width, canvas_side, style), note
 
 
 def fitted(sample: Sample, height: int, width: int) -> Sample:
@@ -201,36 +250,6 @@ def fitted(sample: Sample, height: int, width: int) -> Sample:
     )
 
 
-def choose_frames(
-    length: int, fps: float, num_frames: int, draws: Draws
-) -> tuple[list[int], int]:
-    """(frames of the window, frame of the reference).
-
-    The window keeps every s-th frame, s = max(round(fps) // 16, 1); the reference is
-    any frame outside it, or any frame at all where nothing is outside. A clip's first
-    and last frame are left out where it is long enough.
-
-    Source: section 3 of the released data page.
-    """
-    stride = max(int(np.round(fps)) // 16, 1)
-    inside = range(1, length - 1)
-    every = list(inside[::stride])
-    every = every[: (len(every) - 1) // 4 * 4 + 1]
-    if len(every) < num_frames:
-        inside = range(length)
-        every = list(inside[::stride])
-    start = augment.integer(draws.window, 0, max(0, len(every) - num_frames))
-    window = every[start : start + num_frames]
-    choices = reference_choices(inside, window)
-    return window, choices[augment.integer(draws.reference, 0, len(choices) - 1)]
-
-
-def reference_choices(frames: range, window: Sequence[int]) -> list[int]:
-    """Those of `frames` that lie before or after a window; all of them if none does."""
-    outside = [i for i in frames if not window[0] <= i <= window[-1]]
-    return outside or list(frames)
-
-
 def bounding_box(mask: np.ndarray) -> Box | None:
     """x1, y1, x2, y2 of what is 1 in a mask [H,W], both ends included."""
     rows, columns = np.nonzero(mask)
@@ -252,8 +271,10 @@ def collate(
     def latent(name: str) -> np.ndarray:
         return np.stack([masks.to_latent(getattr(s, name), geometry) for s in samples])
 
+    latents = [s.latents for s in samples if s.latents is not None]
+    clip = {"latents": np.stack(latents)} if latents else {"frames_u8": stack("frames")}
     return {
-        "frames_u8": stack("frames"),
+        **clip,
         "pose_u8": stack("poses"),
         "reference_u8": stack("reference"),
         "reference_mask_u8": stack("mask"),
@@ -290,6 +311,8 @@ def evaluation_batches(
         config,
         batch=batch,
         resolutions=areas,
+        windows=windows.ANY,
+        latents=None,
         augment=AugmentConfig.none(),
     )
     rows = open_rows(config.root, config.split)

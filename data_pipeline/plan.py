@@ -28,21 +28,101 @@ class BatchPlan:
     rows: np.ndarray
 
 
-def members(config: DataConfig, sizes: RowSizes, epoch: int) -> dict[Bucket, list[int]]:
+PICTURE_FRAMES = 2  # a row of so few frames is a picture, or a target and its source
+
+
+def units(sizes: RowSizes) -> list[tuple[int, ...]]:
+    """Rows that share one place in an epoch: groups of pictures, then each video.
+
+    Pictures of one size are cut into equal groups in the order of their rows, so many
+    that there is about one group for six videos; the rest of a size is left out. With
+    fewer than six videos every picture is a group of its own.
+
+    Source: section 1 of the released data page.
+    """
+    few = np.asarray(sizes.num_frames) <= PICTURE_FRAMES
+    pictures, videos = np.flatnonzero(few), np.flatnonzero(~few)
+    wanted = len(videos) // 6
+    each = max(1, len(pictures) // wanted) if wanted else 1
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for i in pictures.tolist():
+        size = int(sizes.height[i]), int(sizes.width[i])
+        by_size.setdefault(size, []).append(i)
+    groups = [
+        tuple(rows[start : start + each])
+        for _, rows in sorted(by_size.items())
+        for start in range(0, len(rows) - each + 1, each)
+    ]
+    return groups + [(i,) for i in videos.tolist()]
+
+
+def facts(sizes: RowSizes, row: int) -> tuple[int, int, int, float]:
+    """(height, width, frames, frames a second) as buckets count them."""
+    height, width = int(sizes.height[row]), int(sizes.width[row])
+    if sizes.num_frames[row] <= PICTURE_FRAMES:
+        return height, width, 1, np.nan
+    return height, width, int(sizes.num_frames[row]), float(sizes.fps[row])
+
+
+def members(
+    config: DataConfig,
+    sizes: RowSizes,
+    epoch: int,
+    places: list[tuple[int, ...]] | None = None,
+) -> dict[Bucket, list[int]]:
     """Rows of every bucket in an epoch, in order; some rows may be in none.
 
+    Of a group of pictures an epoch has one, drawn uniformly.
+
+    Args:
+      places: of `units`, where they are known already.
     Raises:
       UserError: the settings name an unknown table of sizes.
     """
     found: dict[Bucket, list[int]] = {}
-    columns = zip(sizes.height, sizes.width, sizes.num_frames, sizes.fps, strict=True)
-    for i, row in enumerate(columns):
+    seed, released = config.seed, config.released_buckets
+    for i, rows in enumerate(units(sizes) if places is None else places):
         bucket = buckets.assign(
-            config.resolutions, config.num_frames, row, i, config.seed + epoch
+            config.resolutions,
+            config.num_frames,
+            facts(sizes, rows[0]),
+            i,
+            seed + epoch if released else seed,
+            None if released else epoch,
+            config.aspects,
         )
         if bucket is not None:
-            found.setdefault(bucket, []).append(i)
+            chosen = 0
+            if len(rows) > 1:
+                rng = np.random.default_rng([seed, epoch, i, 3])
+                chosen = int(rng.integers(len(rows)))
+            found.setdefault(bucket, []).append(rows[chosen])
     return found
+
+
+def programs(config: DataConfig, sizes: RowSizes) -> list[Bucket]:
+    """All sizes that batches may come in: one compiled program of a step each.
+
+    At most 40 aspects x 2 lengths x areas; `DataConfig.aspects` makes them fewer.
+    """
+    kinds = {facts(sizes, rows[0]) for rows in units(sizes)}
+    found: set[Bucket] = set()
+    for row in kinds:
+        found.update(
+            buckets.possible(config.resolutions, config.num_frames, row, config.aspects)
+        )
+    return sorted(found)
+
+
+def told(config: DataConfig, sizes: RowSizes) -> str:
+    """How many programs a run compiles, for people to read."""
+    made = programs(config, sizes)
+    videos = sum(bucket.num_frames > 1 for bucket in made)
+    return (
+        f"{len(made)} sizes of batches ({videos} of videos, {len(made) - videos} of "
+        "pictures), a compiled program each; data.aspects, data.resolutions and "
+        "image_share make them fewer"
+    )
 
 
 class Plan:
@@ -56,7 +136,8 @@ class Plan:
     """
 
     def __init__(self, config: DataConfig, sizes: RowSizes):
-        self._config, self._sizes = config, sizes
+        self._config, self.sizes = config, sizes
+        self._places = units(sizes)
         self._steps: dict[int, list[tuple[Bucket, np.ndarray]]] = {}
         self._starts = [0]
         if not self._epoch(0):
@@ -86,8 +167,8 @@ class Plan:
         return self._steps[epoch]
 
     def _make(self, epoch: int) -> list[tuple[Bucket, np.ndarray]]:
-        config, sizes = self._config, self._sizes
-        assigned = members(config, sizes, epoch)
+        config, sizes = self._config, self.sizes
+        assigned = members(config, sizes, epoch, self._places)
         rng = np.random.default_rng([config.seed, epoch])
         batches = []
         for bucket in sorted(assigned):

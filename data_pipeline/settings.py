@@ -24,6 +24,8 @@ class AugmentConfig:
       released_pictures: vary pictures by the release's own rules, slips included,
         rather than as clips.
       hand_regions: count hands of clips as regions, beside heads.
+      same_picture: of a pair of pictures use the second as target and reference, as the
+        release does in stage 1.
     """
 
     drop_all: float = 0.1
@@ -38,6 +40,7 @@ class AugmentConfig:
     change_every_frame: bool = False
     released_pictures: bool = False
     hand_regions: bool = True
+    same_picture: bool = False
 
     @classmethod
     def none(cls) -> "AugmentConfig":
@@ -60,7 +63,16 @@ def stage_defaults(stage: int) -> AugmentConfig:
     table = {
         0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
         1: AugmentConfig(
-            0.0, 0.2, 0.5, 0.2, 0.0, 0.0, 0.0, reference_first=0.2, hand_regions=False
+            0.0,
+            0.2,
+            0.5,
+            0.2,
+            0.0,
+            0.0,
+            0.0,
+            reference_first=0.2,
+            hand_regions=False,
+            same_picture=True,
         ),
         2: AugmentConfig(change_pose=0.7),
         3: AugmentConfig(mask_face=0.3, keep_reference=0.3, change_pose=0.5),
@@ -90,6 +102,10 @@ class DataConfig:
     Attributes:
       root: directory of a prepared data set; split: which part of it.
       resolutions: tried in order, largest area first.
+      aspects: keys of the tables (height over width) that are used; empty uses all 40.
+        Each costs a compiled program for each length and area.
+      released_buckets: draw buckets as released, where the draws of one epoch are those
+        of the epoch before moved on by one; else independently.
       num_frames: frames of a video sample; a clip too short becomes a picture.
       batch: clips of a global batch, over all hosts.
       seed: of order and all draws.
@@ -98,15 +114,24 @@ class DataConfig:
         changes none.
       canvas_side: of drawn poses; stored poses are used when the set has them and
         faces are drawn.
+      windows: "any" takes every stretch of a clip; "cached" only `windows_per_clip`
+        evenly spaced ones, whose latents can be stored.
+      latents: directory that `cache_latents` wrote for these settings; None encodes
+        clips in training.
     """
 
     root: str = "runs/data"
     split: str = "train"
     resolutions: tuple[Resolution, ...] = (Resolution("512"),)
+    aspects: tuple[float, ...] = ()
+    released_buckets: bool = False
     num_frames: int = 29
     batch: int = 8
     seed: int = 43
     workers: int = 2
     pose_pool: str | None = None
     canvas_side: int = 2160
+    windows: str = "any"
+    windows_per_clip: int = 4
+    latents: str | None = None
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "conversion": LEAVES | {"lora", "checkpoints"},
 }
 MAY_IMPORT["pipelines"] = set(MAY_IMPORT) | {"pipelines"}
+MAY_IMPORT["planning"] = set(MAY_IMPORT)
 WITHOUT_JAX = PLAIN | {"pose", "alignment"}
 
 
@@ -77,7 +78,7 @@ def test_a_file_imports_only_rooms_below_its_own(room, path):
 )
 def test_the_data_pipeline_needs_no_model(path):
     used = {room_of(name) for name in imported(path)} - {None}
-    offline = "prepare" in path.parts or path.stem == "cache_latents"
+    offline = "prepare" in path.parts or path.stem in ("cache_latents", "preview")
     allowed = PLAIN | {"pose", "alignment"} | ({"pipelines"} if offline else set())
     assert used <= allowed
 

@@ -54,7 +54,10 @@ RELEASE: Mapping[str, Any] = {
         "reference_noise": {"double_exponential": True},
         "optimizer": {"clip_norm": 0.0},
     },
-    "data": {"augment": {"change_every_frame": True, "released_pictures": True}},
+    "data": {
+        "released_buckets": True,
+        "augment": {"change_every_frame": True, "released_pictures": True},
+    },
 }
 RECIPES: Mapping[str, Mapping[str, Any]] = {"default": {}, "release": RELEASE}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_pipeline import augment, buckets, masks
-from data_pipeline.loader import choose_frames
 from data_pipeline.settings import AugmentConfig, Resolution, stage_defaults
+from data_pipeline.windows import choose_frames
 from onetoall_jax.alignment import fit
 from onetoall_jax.errors import UserError
 

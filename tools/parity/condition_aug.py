@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import augment, loader
+from data_pipeline import augment, loader, windows
 from data_pipeline.augment import Sample
 from data_pipeline.builder import Clip
 from data_pipeline.pools import Pool
@@ -144,7 +144,7 @@ def _clip_sample(case: Case) -> Outputs:
     frames, height, width = config["bucket_thw"]
     draws = _draws(recorded)
     start, end = config["start_frame"], config["end_frame"]
-    window, _ = loader.choose_frames(end - start, config["fps"], frames, draws)
+    window, _ = windows.choose_frames(end - start, config["fps"], frames, draws)
     window = [start + i for i in window]
     reference = _reference(case, window)
     yield "train_indices", np.array(window)
@@ -169,7 +169,7 @@ def _reference(case: Case, window: Sequence[int]) -> int:
     drawn = (d for d in case.config["draws"] if d["meaning"].startswith("frame index"))
     chosen = next(drawn)
     inside = range(1, case.config["source_frames"] - 1)
-    choices = loader.reference_choices(inside, window)
+    choices = windows.reference_choices(inside, window)
     count = int(chosen["args"][0].removeprefix("list of "))
     if len(choices) != count or chosen["value"] not in choices:
         raise ValueError(
