@@ -13,7 +13,7 @@ import pytest
 from data_pipeline import synthetic
 from data_pipeline.builder import Rows
 from onetoall_jax import media
-from onetoall_jax.pipelines.animate import SHIPPED
+from onetoall_jax.pipelines.animator import SHIPPED
 from onetoall_jax.pose import detect, files
 
 ROOT = Path(__file__).resolve().parent.parent

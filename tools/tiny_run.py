@@ -54,9 +54,10 @@ def report(checkpoint: Path, data: Path, out: Path, clips: int) -> None:
     from data_pipeline import loader
     from data_pipeline.settings import DataConfig
     from onetoall_jax import config
-    from onetoall_jax.pipelines import animate, evaluate
+    from onetoall_jax.pipelines import animator as animators
+    from onetoall_jax.pipelines import evaluate
 
-    animator = animate.load(checkpoint)
+    animator = animators.load(checkpoint)
     settings = config.build(DataConfig, animator.settings.data, "data")
     settings = dataclasses.replace(settings, root=str(data))
     geometry = animator.codec.geometry

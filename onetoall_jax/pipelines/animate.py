@@ -1,462 +1,615 @@
-"""One library call: a reference picture and a driving clip in, a video out."""
+"""One library call: a reference picture and a driving clip in, a video out.
 
+from onetoall_jax import animate, load
+
+model = load("checkpoints/onetoall")
+frames, report = animate("me.png", "dance.mp4", model=model)
+"""
+
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+import av
 import numpy as np
+from PIL import Image
 
-from onetoall_jax import config, lora, media, trees
-from onetoall_jax.alignment import align, fit, move
-from onetoall_jax.alignment.align import AlignConfig, Aligned
-from onetoall_jax.alignment.person import Person
-from onetoall_jax.checkpoints import parameters
+from onetoall_jax import media
+from onetoall_jax.alignment.align import AlignConfig
+from onetoall_jax.checkpoints import disk
 from onetoall_jax.errors import UserError
-from onetoall_jax.geometry import Geometry
-from onetoall_jax.models import codec as codecs
-from onetoall_jax.models import onetoall, prompts
-from onetoall_jax.models.codec import Codec
-from onetoall_jax.pipelines import settings as run_settings
-from onetoall_jax.pipelines import start
-from onetoall_jax.pipelines.settings import RunSettings
-from onetoall_jax.pose import detect, draw
+from onetoall_jax.evaluation import drift, plot
+from onetoall_jax.pipelines import animator as animators
+from onetoall_jax.pipelines import artefact, embed, prepare_pair
+from onetoall_jax.pipelines.animator import Animator, Setup
+from onetoall_jax.pipelines.embed import Encoder
+from onetoall_jax.pipelines.prepare_pair import Prepared
+from onetoall_jax.pipelines.unfinished import Unfinished
+from onetoall_jax.pose import choice, detect
+from onetoall_jax.pose.detect import Search
 from onetoall_jax.pose.files import Track
-from onetoall_jax.sampling import clip, guidance
-from onetoall_jax.sampling.euler import Inputs
-from onetoall_jax.sampling.sampler import Sampler
+from onetoall_jax.sampling import clip
 
-# A tiny model, trained as the report beside it says; what to try first.
-SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny"
-
-
-class Animator(NamedTuple):
-    """A loaded checkpoint, ready to draw clips.
-
-    Attributes:
-      canvas_side: of drawn poses, as in training.
-    """
-
-    settings: RunSettings
-    codec: Codec
-    sampler: Sampler
-    params: Any
-    codec_params: Any
-    canvas_side: int
-
-
-def load(
-    checkpoint: Path,
-    overrides: Mapping[str, Any] | None = None,
-    run: Mapping[str, Any] | None = None,
-) -> Animator:
-    """Reads a run, one of its steps, or converted parameters.
-
-    Args:
-      overrides: values of SamplingConfig that replace the others.
-      run: settings of a run (a config file's dictionary) to use instead of those stored
-        with the checkpoint; the network's sizes stay the checkpoint's. Converted
-        parameters have none of their own.
-    Raises:
-      UserError: no checkpoint, or one of another kind or size.
-    """
-    folder = Path(checkpoint)
-    settings = _settings(folder, run)
-    if not settings.model.reference_layers:
-        raise UserError(
-            f"{folder} is a base that takes no reference: give a checkpoint of stage 1 "
-            "or later."
-        )
-    changed = {**config.to_dict(settings.sampling), **(overrides or {})}
-    sampling = config.build(type(settings.sampling), changed, "sampling")
-    codec = codecs.build(settings.codec, settings.model.patch)
-    params = _params(folder, settings)
-    codec_params = nn.meta.unbox(jax.eval_shape(codec.init, jax.random.key(0)))
-    if jax.tree.leaves(codec_params):
-        if settings.codec.params is None:
-            raise UserError("codec.params is not set: name the converted VAE.")
-        codec_params = parameters.load(Path(settings.codec.params), codec_params)
-    dtype = jnp.dtype(settings.training.dtype)
-    functions = onetoall.functions(settings.model, dtype=dtype)
-    sampler = Sampler(functions, codec, sampling)
-    side = settings.data["canvas_side"]
-    return Animator(settings, codec, sampler, params, codec_params, side)
-
-
-def _params(folder: Path, settings: RunSettings) -> Any:
-    """Parameters to draw with; adapters are merged into the base they were made for."""
-    if not settings.lora.rank:
-        return parameters.load(folder, onetoall.abstract(settings.model))
-    whole = nn.meta.unbox(start.boxed(settings.model, settings.lora))
-    mine, base = trees.split(whole, lora.ALL)
-    adapters = parameters.load(folder, mine)
-    params = parameters.load(Path(settings.init_from), base)
-    return jax.jit(lambda a, b: lora.merge(trees.join(a, b)))(adapters, params)
-
-
-def _settings(folder: Path, run: Mapping[str, Any] | None) -> RunSettings:
-    stored = parameters.settings(folder)
-    if run is not None:
-        own = ("model", "lora", "init_from")
-        return run_settings.build(
-            {**run, **{name: stored[name] for name in own if name in stored}}
-        )
-    if "codec" not in stored:
-        raise UserError(
-            f"{folder} holds parameters without the settings of a run: name them, for "
-            "example --config=configs/stage3.py:1_3b."
-        )
-    return run_settings.build(stored)
-
-
-def inputs(
-    animator: Animator,
-    reference_u8: np.ndarray,
-    mask: np.ndarray,
-    reference_pose_u8: np.ndarray,
-) -> Inputs:
-    """What the sampler takes, from pictures of one size.
-
-    Args:
-      reference_u8, reference_pose_u8: [B,H,W,3].
-      mask: [B,H,W] in 0..1, 1 = to be invented.
-    """
-    codec, settings = animator.codec, animator.settings
-    clips, height, width, _ = reference_u8.shape
-    pixels = jnp.asarray(reference_u8, jnp.float32) / 255 * 2 - 1
-    table = guidance.table(animator.sampler.config)
-    prompt, negative = (
-        jnp.broadcast_to(rows, (clips, *rows.shape))
-        for rows in prompts.for_sampling(settings.text, settings.model.text_dim)
-    )
-    black = any(row.reference == guidance.BLACK for row in table)
-    has_pose = settings.model.pose_layers > 0
-    return Inputs(
-        prompt=prompt,
-        negative=negative,
-        reference=codecs.reference_latents(
-            codec, animator.codec_params, pixels, jnp.asarray(mask, jnp.float32)
-        )
-        if settings.model.reference_layers
-        else None,
-        black=codecs.black_latents(codec, animator.codec_params, height, width)
-        if black
-        else None,
-        reference_pose_u8=jnp.asarray(reference_pose_u8)[:, None] if has_pose else None,
-    )
-
-
-def sample_batch(animator: Animator, batch: Mapping[str, Any]) -> np.ndarray:
-    """Frames u8 [B,F,H,W,3] for a batch of the loader (see `onetoall_jax.batch`)."""
-    given = inputs(
-        animator,
-        batch["reference_u8"],
-        batch["reference_mask_u8"],
-        batch["reference_pose_u8"],
-    )
-    pose = batch["pose_u8"] if animator.settings.model.pose_layers else None
-    return clip.sample_clip(
-        animator.sampler,
-        animator.params,
-        animator.codec_params,
-        given,
-        pose,
-        num_frames=batch["pose_u8"].shape[1],
-    )
-
-
-class Prepared(NamedTuple):
-    """Pictures of one size, ready to sample.
-
-    Attributes:
-      reference, reference_pose: [H,W,3] uint8; poses: [F,H,W,3] uint8.
-      mask: [H,W] float32 in 0..1, 1 = to be invented.
-      fps: of the driving clip.
-      notes: what was chosen and changed on the way, a sentence each.
-    """
-
-    reference: np.ndarray
-    mask: np.ndarray
-    reference_pose: np.ndarray
-    poses: np.ndarray
-    fps: float
-    notes: tuple[str, ...]
-
-
-def prepare(
-    reference: np.ndarray,
-    reference_track: Track,
-    driving_track: Track,
-    geometry: Geometry,
-    *,
-    canvas_side: int,
-    size: tuple[int, int] | None = None,
-    cap: int,
-    config: AlignConfig = AlignConfig(),  # noqa: B008
-) -> Prepared:
-    """Aligns both people and draws everything at the size to sample at.
-
-    Args:
-      reference: [H,W,3].
-      size: height and width of the result; None follows the reference, its short side
-        at most `cap`.
-      config: how they are brought together.
-    Raises:
-      UserError: the reference is too small, or the size is not legal.
-    Source: sections 1 and 2 of the released preprocessing page.
-    """
-    before = reference.shape[0], reference.shape[1]
-    sizes = [size] if size else _sizes(before, cap, geometry)
-    geometry.check_size(*sizes[-1])
-    aligned = align.align(
-        reference_track.keypoints[0],
-        before,
-        driving_track.keypoints,
-        (driving_track.height, driving_track.width),
-        config,
-    )
-    draw_all = _drawn_as_released if canvas_side == draw.CANVAS_SIDE else _drawn_small
-    shown, poses = draw_all(aligned, before, sizes, canvas_side)
-    height, width = sizes[-1]
-    picture, missing = reference, np.zeros(before, np.uint8)
-    if aligned.placement is not None:
-        missing = move.missing(*before, aligned.placement)
-        picture = move.warp(reference, aligned.placement)
-    notes = [f"alignment {aligned.mode}: {aligned.reason}"]
-    if before != (height, width):
-        was = "x".join(map(str, before))
-        notes.append(f"reference cropped and resized from {was} to {height}x{width}")
-    return Prepared(
-        _fitted(picture, sizes),
-        _fitted(missing, sizes).astype(np.float32) / 255,
-        shown,
-        poses,
-        driving_track.fps,
-        tuple(notes),
-    )
-
-
-_PREPARED_CAP = 768  # short side of what the release's first script writes
-
-
-def _sizes(
-    before: tuple[int, int], cap: int, geometry: Geometry
-) -> list[tuple[int, int]]:
-    """Sizes that pictures go through; the release resizes twice."""
-    made = [before]
-    for limit in (_PREPARED_CAP, cap):
-        multiple = geometry.pixel_multiple
-        made.append(fit.output_size(*made[-1], cap=limit, multiple=multiple))
-    return made[1:]
-
-
-def _fitted(picture: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    for size in sizes:
-        if picture.shape[:2] != size:
-            picture = fit.sample_fit(picture, *size)
-    return picture
-
-
-def _style(aligned: Aligned) -> draw.Style:
-    # A face with somebody else's proportions is drawn lighter, as trained.
-    return draw.Style(light_face=align.MODES[aligned.mode].retargets)
-
-
-def _drawn_as_released(
-    aligned: Aligned,
-    before: tuple[int, int],
-    sizes: Sequence[tuple[int, int]],
-    canvas_side: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(reference pose, driving poses), drawn at the picture's size, then moved."""
-    drawer = draw.Drawer(*before, canvas_side)
-    shown = drawer(aligned.reference.pose, draw.Style(face=False))
-    if aligned.placement is not None:
-        shown = move.warp(shown, aligned.placement)
-    style = _style(aligned)
-    poses = [_fitted(drawer(p.pose, style), sizes) for p in aligned.driving]
-    return _fitted(shown, sizes), np.stack(poses)
-
-
-def _drawn_small(
-    aligned: Aligned,
-    before: tuple[int, int],
-    sizes: Sequence[tuple[int, int]],
-    canvas_side: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same, drawn at the size to sample at: lines would not survive a reduction."""
-    drawer = draw.Drawer(*sizes[-1], canvas_side)
-    reference = aligned.reference
-    if aligned.placement is not None:
-        reference = move.move(reference, aligned.placement)
-
-    def drawn(person: Person, style: draw.Style) -> np.ndarray:
-        for a, b in zip([before, *sizes], sizes, strict=False):
-            person = Person(*(fit.refit(points, a, b) for points in person))
-        return drawer(person.pose, style)
-
-    poses = [drawn(p, _style(aligned)) for p in aligned.driving]
-    shown = drawn(reference, draw.Style(face=False))
-    if aligned.placement is not None:
-        # What the picture did not show is not to be known from its pose either.
-        missing = _fitted(move.missing(*before, aligned.placement), sizes)
-        shown = shown * (missing < 128)[..., None]
-    return shown, np.stack(poses)
-
+PREPARED = "prepared"  # folder of the artefact in a result
+_SHOWN = 8  # frames of each row in the contact sheet
 
 Progress = Callable[[int, int, float], None]
+Say = Callable[[str], None]
 
 
-def frames(animator: Animator, prepared: Prepared) -> Iterator[np.ndarray]:
-    """Frames [n,H,W,3] of the result, as segments become final."""
-    given = inputs(
-        animator,
-        prepared.reference[None],
-        prepared.mask[None],
-        prepared.reference_pose[None],
-    )
-    for part in clip.stream_clip(
-        animator.sampler,
-        animator.params,
-        animator.codec_params,
-        given,
-        prepared.poses[None],
-    ):
-        yield part[0]
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """How a pair is made ready.
+
+    Attributes:
+      alignment: how reference and driving clip are brought together.
+      height, width: of the result; None follows the reference.
+      num_frames: at most so many; None takes the whole clip.
+      fps: "native", or frames a second to take of the driving clip.
+      person, reference_person: whom to take of several; see `choice.choose`.
+    """
+
+    alignment: AlignConfig = AlignConfig()
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    fps: str = prepare_pair.NATIVE
+    person: str = choice.ONLY
+    reference_person: str = choice.ONLY
+
+    def __post_init__(self) -> None:
+        if (self.height is None) != (self.width is None):
+            raise UserError("Give both height and width, or neither.")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise UserError(f"num_frames={self.num_frames}: give at least 1.")
+        for person in (self.person, self.reference_person):
+            choice.check(person)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, where they are set."""
+        if self.height is None or self.width is None:
+            return None
+        return self.height, self.width
+
+
+class Pair(NamedTuple):
+    """What is to be animated, and by what.
+
+    Attributes:
+      reference: a picture.
+      driving: a video, a picture (image pose transfer) or key points (.npz).
+      reference_keypoints, driving_keypoints: files instead of detection; see
+        `detect.given`.
+    """
+
+    reference: Path
+    driving: Path
+    reference_keypoints: Path | None = None
+    driving_keypoints: Path | None = None
+
+
+class Animation(NamedTuple):
+    """Frames [F,H,W,3] uint8 (a list of pictures, or None, as asked for) and report."""
+
+    frames: Any
+    report: dict[str, Any]
 
 
 def animate(
-    reference: Path,
-    driving: Path,
-    out: Path,
+    reference: str | Path | None = None,
+    driving: str | Path | None = None,
     *,
-    checkpoint: Path,
-    reference_keypoints: Path | None = None,
-    driving_keypoints: Path | None = None,
-    size: tuple[int, int] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    run: Mapping[str, Any] | None = None,
-    alignment: AlignConfig = AlignConfig(),  # noqa: B008
-    environment: Path = detect.DEFAULT_ENVIRONMENT,
+    model: Animator | Setup | str | Path = animators.SHIPPED,
+    out: str | Path | None = None,
+    prepared: str | Path | None = None,
+    reference_keypoints: str | Path | None = None,
+    driving_keypoints: str | Path | None = None,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
+    num_inference_steps: int | None = None,
+    image_guidance_scale: float | None = None,
+    pose_guidance_scale: float | None = None,
+    seed: int | None = None,
+    config: PrepareConfig = PrepareConfig(),  # noqa: B008
+    search: Search = Search(),  # noqa: B008
+    encoder: Encoder = Encoder(),  # noqa: B008
+    audio: bool = True,
+    output_type: str = "np",
+    dry_run: bool = False,
     progress: Progress = lambda done, total, left_s: None,
-) -> dict[str, Any]:
-    """Draws the reference moving as the driving clip does; -> the report.
+    say: Say = lambda note: None,
+) -> Animation:
+    """Draws the reference moving as the driving clip does.
 
-    Writes into `out`: result.mp4 (result.png for a single frame), side_by_side.mp4,
-    contact_sheet.png and report.json. The folder appears when all is complete.
+    With `out`, that folder holds result.mp4 (result.png for a single frame),
+    side_by_side.mp4, contact_sheet.png, report.json, drift.png and the prepared pair.
+    Until all is there it is called <out>.part; a call that was killed goes on from it
+    to the same bytes.
 
     Args:
-      driving: a video, a picture (image pose transfer) or key points (.npz).
-      overrides, run: see `load`; alignment: see `prepare`.
-      reference_keypoints, driving_keypoints: files instead of detection; see
-        `detect.given`.
+      reference, driving, reference_keypoints, driving_keypoints: see `Pair`.
+      model: loaded, or where to load it from.
+      prepared: folder of the prepared pair, used as it is or made there; given without
+        reference and driving, it is all that is needed. See `artefact`.
+      prompt, negative_prompt: texts; None takes those that the model's settings name.
+      num_inference_steps, image_guidance_scale, pose_guidance_scale, seed: instead of
+        the model's.
+      config: of preparing; search: of key points; encoder: of prompts.
+      audio: the driving clip's sound is kept.
+      output_type: "np", "pil" or "none", which keeps no frames in memory.
+      dry_run: stops when the pair is prepared, before anything large is loaded.
       progress: called with frames done, frames in all and seconds left.
+      say: called with what a user should know, a sentence each.
     Raises:
-      UserError: anything the user can mend, before anything is written.
+      UserError: anything the user can mend; what it was about to write is not there.
     """
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another folder or remove it.")
-    started = time.monotonic()
-    picture = media.read_image(reference)
-    animator = load(checkpoint, overrides, run)
-    sound = _checked_sound(driving)
-    prepared = prepare(
-        picture,
-        _track(reference, reference_keypoints, environment),
-        _track(driving, driving_keypoints, environment),
-        animator.codec.geometry,
-        canvas_side=animator.canvas_side,
-        size=size,
-        cap=animator.sampler.config.short_side,
-        config=alignment,
-    )
-    for note in prepared.notes:
-        print(note)
-    ready = time.monotonic()
-    made = _sampled(animator, prepared, progress)
-    sampled = time.monotonic()
-    report = {
-        "reference": str(reference),
-        "driving": str(driving),
-        "checkpoint": str(checkpoint),
-        "frames": len(made),
-        "size": list(made.shape[1:3]),
-        "fps": prepared.fps,
-        "notes": list(prepared.notes),
-        "alignment": dataclasses.asdict(alignment),
-        "sampling": dataclasses.asdict(animator.sampler.config),
-        "seconds": {"prepare": ready - started, "sample": sampled - ready},
+    if output_type not in ("np", "pil", "none"):
+        raise UserError(f"output_type={output_type!r}: choose 'np', 'pil' or 'none'.")
+    given = {
+        "steps": num_inference_steps,
+        "image_guidance": image_guidance_scale,
+        "pose_guidance": pose_guidance_scale,
+        "seed": seed,
     }
-    _write(out, made, prepared, sound, report)
-    return report
+    if isinstance(model, str | Path):
+        model = animators.setup(Path(model))
+    model = model.changed({k: v for k, v in given.items() if v is not None})
+    pair = _pair(reference, driving, reference_keypoints, driving_keypoints, prepared)
+    job = _Job(
+        model,
+        pair,
+        None if prepared is None else Path(prepared),
+        config,
+        search,
+        _sound(pair) if audio else None,
+        model.sampling.seed if seed is None else seed,
+        (prompt, negative_prompt, encoder),
+        progress,
+        say,
+    )
+    if out is None and not dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            return job.run(Path(folder) / "out", output_type)
+    if dry_run:
+        return job.stop_early(None if out is None else Path(out))
+    assert out is not None
+    return job.run(Path(out), output_type)
 
 
-def _track(footage: Path, keypoints: Path | None, environment: Path) -> Track:
-    if keypoints is not None:
-        return detect.given(keypoints, footage)
-    return detect.track(footage, environment)
-
-
-def _checked_sound(driving: Path) -> Path | None:
-    """The driving clip if it has sound; raises early where it cannot be read."""
-    if Path(driving).suffix.lower() not in media.VIDEO_SUFFIXES:
+def _pair(
+    reference: str | Path | None,
+    driving: str | Path | None,
+    reference_keypoints: str | Path | None,
+    driving_keypoints: str | Path | None,
+    prepared: str | Path | None,
+) -> Pair | None:
+    if reference is None and driving is None and prepared is not None:
         return None
-    return driving if media.Video(driving).has_sound else None
+    if reference is None or driving is None:
+        raise UserError("Give both a reference and a driving clip, or a prepared pair.")
+    return Pair(
+        Path(reference),
+        Path(driving),
+        None if reference_keypoints is None else Path(reference_keypoints),
+        None if driving_keypoints is None else Path(driving_keypoints),
+    )
 
 
-def _sampled(animator: Animator, prepared: Prepared, progress: Progress) -> np.ndarray:
-    total, parts, begun = len(prepared.poses), [], time.monotonic()
-    for part in frames(animator, prepared):
-        parts.append(part)
-        done = sum(map(len, parts))
-        progress(done, total, (time.monotonic() - begun) / done * (total - done))
-    return np.concatenate(parts)
+def _sound(pair: Pair | None) -> Path | None:
+    """The driving clip if it has sound; raises early where it cannot be read."""
+    if pair is None or pair.driving.suffix.lower() not in media.VIDEO_SUFFIXES:
+        return None
+    return pair.driving if media.Video(pair.driving).has_sound else None
 
 
-def _write(
-    out: Path,
-    made: np.ndarray,
-    prepared: Prepared,
-    sound: Path | None,
-    report: Mapping[str, Any],
-) -> None:
-    half = out.with_name(out.name + ".part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    # Small clips are enlarged, or a player would blur them.
-    factor = max(1, 256 // min(made.shape[1:3]))
-    large = [
-        media.enlarged(x, factor) for x in (made, prepared.reference, prepared.poses)
-    ]
-    try:
-        if len(made) == 1:
-            media.write_image(half / "result.png", large[0][0])
+class _Clock:
+    """Seconds spent in each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begun
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+@dataclasses.dataclass
+class _Job:
+    """One call, its arguments read."""
+
+    model: Animator | Setup
+    pair: Pair | None
+    prepared: Path | None
+    config: PrepareConfig
+    search: Search
+    sound: Path | None
+    seed: int
+    texts: tuple[str | None, str | None, Encoder]
+    progress: Progress
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.clock = _Clock()
+
+    def stop_early(self, out: Path | None) -> Animation:
+        """Prepares and says what was chosen."""
+        if self.prepared is None and out is None:
+            raise UserError("A dry run needs a folder to prepare in: give --prepared.")
+        folder = self.prepared
+        if folder is None:
+            assert out is not None
+            _check_free(out)
+            folder = out / PREPARED
+        made = self._prepared(folder)
+        self.say(f"prepared in {folder}: look at {folder / artefact.SHEET}")
+        return Animation(None, self._report(made, folder))
+
+    def run(self, out: Path, output_type: str) -> Animation:
+        """Prepares, draws, writes."""
+        _check_free(out)
+        part = out.with_name(out.name + ".part")
+        was_there = part.exists()
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written: {error.strerror}.") from error
+        before = out / PREPARED  # of a dry run
+        folder = self.prepared or (before if before.exists() else part / PREPARED)
+        try:
+            made = self._prepared(folder)
+            model = self._loaded()
+            work = Unfinished(part, self._request(model, folder, made))
+        except BaseException:
+            if not was_there:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        return self._drawn(model, made, folder, work, out, output_type)
+
+    # --- preparing ---
+
+    def _prepared(self, folder: Path) -> Prepared:
+        with self.clock.part("prepare"):
+            model = self.model
+            geometry, cap = model.codec.geometry, model.sampling.short_side
+            if self.pair is None:
+                made = artefact.given(folder, geometry, cap, self._shown)
+            else:
+                made = artefact.obtain(folder, self._made_of(), self._aligned)
+        for note in made.notes:
+            self.say(note)
+        return made
+
+    def _made_of(self) -> dict[str, Any]:
+        assert self.pair is not None
+        made: dict[str, Any] = {
+            k: artefact.digest(v) for k, v in self.pair._asdict().items()
+        }
+        made |= dataclasses.asdict(self.config)
+        made |= {
+            "detector": self.search.detector,
+            "canvas_side": self.model.canvas_side,
+            "short_side": self.model.sampling.short_side,
+        }
+        return json.loads(json.dumps(made))
+
+    def _aligned(self) -> Prepared:
+        assert self.pair is not None
+        pair, config, model = self.pair, self.config, self.model
+        picture = media.read_image(pair.reference)
+        prepare_pair.output_sizes(
+            (picture.shape[0], picture.shape[1]),
+            config.size,
+            model.sampling.short_side,
+            model.codec.geometry,
+        )
+        shown, own = self._track(
+            pair.reference, pair.reference_keypoints, config.reference_person
+        )
+        moved, notes = self._track(pair.driving, pair.driving_keypoints, config.person)
+        moved, more = prepare_pair.timed(moved, config.fps, config.num_frames)
+        made = prepare_pair.prepare(
+            picture,
+            shown,
+            moved,
+            model.codec.geometry,
+            canvas_side=model.canvas_side,
+            size=config.size,
+            cap=model.sampling.short_side,
+            config=config.alignment,
+        )
+        choices = {**made.choices, **dataclasses.asdict(config)}
+        return made._replace(notes=(*own, *notes, *more, *made.notes), choices=choices)
+
+    def _track(
+        self, footage: Path, keypoints: Path | None, person: str
+    ) -> tuple[Track, tuple[str, ...]]:
+        if keypoints is None and footage.suffix == ".npz":
+            keypoints = footage
+        if keypoints is not None:
+            return detect.given(keypoints, footage), ()
+        return detect.find(footage, self.search._replace(person=person))
+
+    def _shown(
+        self, reference: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, list[str]]:
+        """Pose of a picture whose folder has none, and what to tell of it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "reference.png"
+            media.write_image(path, reference)
+            track, notes = self._track(path, None, self.config.reference_person)
+        alone = track._replace(keypoints=track.keypoints[:1])
+        made = prepare_pair.prepare(
+            reference,
+            alone,
+            alone,
+            self.model.codec.geometry,
+            canvas_side=self.model.canvas_side,
+            size=size,
+            cap=min(size),
+            config=AlignConfig("reference"),
+        )
+        return made.reference_pose, list(notes)
+
+    # --- drawing ---
+
+    def _loaded(self) -> Animator:
+        prompt, negative, encoder = self.texts
+        if prompt is not None or negative is not None:
+            with self.clock.part("prompts"):
+                files = [
+                    None
+                    if text is None
+                    else embed.cached(text, encoder, self.model.settings.text)
+                    for text in (prompt, negative)
+                ]
         else:
-            media.write_video(half / "result.mp4", large[0], prepared.fps, sound)
-            beside = media.side_by_side(large[1], large[2], large[0])
-            media.write_video(half / "side_by_side.mp4", beside, prepared.fps)
+            files = [None, None]
+        model = self.model
+        if isinstance(model, Setup):
+            with self.clock.part("load"):
+                model = animators.loaded(model)
+        return model.with_prompts(*(None if f is None else str(f) for f in files))
+
+    def _request(self, model: Animator, folder: Path, made: Prepared) -> dict[str, Any]:
+        return {
+            "prepared pair": {
+                "fps": made.fps,
+                **(artefact.digests(folder) if folder.exists() else {}),
+            },
+            "checkpoint": animators.identity(model),
+            "sampling": dataclasses.asdict(model.sampling),
+            "seed": self.seed,
+            "prompts": [
+                artefact.digest(None if f is None else Path(f))
+                for f in (model.settings.text.prompt, model.settings.text.negative)
+            ],
+            "sound": None if self.sound is None else artefact.digest(self.sound),
+        }
+
+    def _drawn(
+        self,
+        model: Animator,
+        made: Prepared,
+        folder: Path,
+        work: Unfinished,
+        out: Path,
+        output_type: str,
+    ) -> Animation:
+        frames: list[np.ndarray] | None = None if output_type == "none" else []
+        results = None
+        try:
+            results = _Results(work.folder, made, self.sound)
+            for drawn in self._segments(model, made, work):
+                with self.clock.part("write"):
+                    results.add(drawn)
+                if frames is not None:
+                    frames.append(drawn)
+            with self.clock.part("write"):
+                results.close()
+                compared = _drift(work)
+                inside = folder.parent in (work.folder, out)
+                report = self._report(made, out / PREPARED if inside else folder)
+                report |= {
+                    "checkpoint": str(model.source),
+                    "sampling": dataclasses.asdict(model.sampling),
+                    "seed": self.seed,
+                    "segments": [
+                        {"start": e.start, "length": e.length, "seconds": e.seconds}
+                        for e in work.entries
+                    ],
+                    "drift": compared,
+                    "seconds": self.clock.seconds,
+                }
+                text = json.dumps(report, indent=1)
+                (work.folder / "report.json").write_text(text + "\n")
+                _adopt(out, work.folder)
+                work.finish(out)
+        except BaseException as error:
+            if results is not None:
+                results.abandon()
+            kept = work.leave()
+            if isinstance(error, OSError | av.FFmpegError):
+                more = " What is finished is kept; started again, it goes on."
+                raise UserError(
+                    f"{out} could not be written: {disk.reason(error)}."
+                    + (more if kept else "")
+                ) from error
+            raise
+        return Animation(_as(frames, output_type), report)
+
+    def _segments(
+        self, model: Animator, made: Prepared, work: Unfinished
+    ) -> Iterator[np.ndarray]:
+        """Frames that no later segment replaces, segment by segment."""
+        total, sampler = len(made.poses), model.sampler
+        work.keep(clip.whole_calls(sampler, total, len(work.entries)))
+        done, shown = None, 0
+        for i, entry in enumerate(work.entries):
+            frames = work.frames(i)
+            end = clip.final_end(sampler, total, entry.start)
+            shown = end
+            done = clip.Done(i + 1, frames[None], np.array(entry.tone, np.float32))
+            yield frames[: end - entry.start]
+        if done is not None:
+            self.say(f"{shown} of {total} frames are there already: going on from them")
+        with self.clock.part("encode reference"):
+            given = animators.inputs(
+                model,
+                made.reference[None],
+                made.mask[None],
+                made.reference_pose[None],
+            )
+        begun = last = time.perf_counter()
+        first = shown
+        for drawn in clip.draw_segments(
+            sampler,
+            model.params,
+            model.codec_params,
+            given,
+            made.poses.alone(),
+            seed=self.seed,
+            done=done,
+        ):
+            seconds = time.perf_counter() - last
+            name = "first segment" if last == begun else "other segments"
+            parts = self.clock.seconds
+            parts[name] = parts.get(name, 0.0) + seconds
+            with self.clock.part("write"):
+                work.add(drawn, drift.measure(drawn.frames_u8[0]), seconds)
+            start = drawn.segment.start
+            shown = clip.final_end(sampler, total, start)
+            yield drawn.frames_u8[0, : shown - start]
+            last = time.perf_counter()
+            self.progress(
+                shown, total, (last - begun) / (shown - first) * (total - shown)
+            )
+
+    def _report(self, made: Prepared, folder: Path) -> dict[str, Any]:
+        pair = self.pair._asdict() if self.pair is not None else {}
+        return {
+            **{k: str(v) for k, v in pair.items() if v is not None},
+            "prepared": str(folder),
+            "frames": len(made.poses),
+            "size": list(made.size),
+            "fps": made.fps,
+            "notes": list(made.notes),
+            "choices": made.choices,
+        }
+
+
+class _Results:
+    """The files that people look at; the videos grow as frames come."""
+
+    def __init__(self, folder: Path, prepared: Prepared, sound: Path | None):
+        self._folder, self._prepared = folder, prepared
+        self._total = len(prepared.poses)
+        # Small clips are enlarged, or a player would blur them.
+        self._factor = max(1, 256 // min(prepared.size))
+        self._count = 0
+        wanted = np.linspace(0, self._total - 1, min(_SHOWN, self._total))
+        self._wanted = set(wanted.round().astype(int).tolist())
+        self._kept: list[np.ndarray] = []
+        self._videos: list[media.VideoWriter] = []
+        if self._total > 1:
+            height, width = (n * self._factor for n in prepared.size)
+            fps = prepared.fps
+            self._videos = [
+                media.VideoWriter(folder / "result.mp4", fps, height, width, sound),
+                media.VideoWriter(folder / "side_by_side.mp4", fps, height, 3 * width),
+            ]
+
+    def add(self, frames: np.ndarray) -> None:
+        """The next frames [F,H,W,3]."""
+        first, self._count = self._count, self._count + len(frames)
+        self._kept += [
+            frames[i - first] for i in range(first, self._count) if i in self._wanted
+        ]
+        large = media.enlarged(frames, self._factor)
+        if not self._videos:
+            media.write_image(self._folder / "result.png", large[0])
+            return
+        result, beside = self._videos
+        result.write(large)
+        poses = self._prepared.poses[first : self._count]
+        shown = [
+            media.enlarged(x, self._factor) for x in (self._prepared.reference, poses)
+        ]
+        beside.write(media.side_by_side(*shown, large))
+
+    def close(self) -> None:
+        """Completes the videos and writes the contact sheet."""
+        for video in self._videos:
+            video.close()
+        self._videos = []
+        prepared = self._prepared
         mask = np.round(prepared.mask[..., None] * 255).astype(np.uint8)
         mask = np.broadcast_to(mask, prepared.reference.shape)
+        first = np.stack([prepared.reference, mask, prepared.reference_pose])
         rows = [
-            (
-                "reference, what is missing of it, its pose",
-                np.stack([prepared.reference, mask, prepared.reference_pose]),
-            ),
-            ("driving pose", prepared.poses),
-            ("result", made),
+            ("reference, what is missing of it, its pose", first),
+            ("driving pose", prepared.poses[sorted(self._wanted)]),
+            ("result", np.stack(self._kept)),
         ]
-        media.write_image(half / "contact_sheet.png", media.contact_sheet(rows))
-        (half / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        os.replace(half, out)
-    except OSError as error:
-        raise UserError(f"{out} could not be written: {error}.") from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+        sheet = media.contact_sheet(rows)
+        media.write_image(self._folder / "contact_sheet.png", sheet)
+
+    def abandon(self) -> None:
+        """Leaves no half of a video."""
+        for video in self._videos:
+            video.abandon()
+
+
+def _drift(work: Unfinished) -> list[dict[str, float]]:
+    """Each segment against the first; plotted where there are several."""
+    compared = drift.against_first([e.measures for e in work.entries])
+    if len(compared) > 1:
+        panels = [
+            plot.lines(title, {name: [c[name] for c in compared] for name in names})
+            for title, names in (
+                ("change of level by segment (0..255)", ("brightness", "colour")),
+                (
+                    "ratio to the first segment",
+                    ("contrast", "saturation", "sharpness"),
+                ),
+            )
+        ]
+        media.write_image(work.folder / "drift.png", np.concatenate(panels))
+    return compared
+
+
+def _check_free(out: Path) -> None:
+    """Raises UserError if anything but a dry run's folder stands there."""
+    if out.exists() and (
+        not out.is_dir() or {p.name for p in out.iterdir()} - {PREPARED}
+    ):
+        raise UserError(f"{out} exists already: choose another folder or remove it.")
+
+
+def _adopt(out: Path, part: Path) -> None:
+    """Takes the folder of a dry run along."""
+    if out.exists():
+        if (out / PREPARED).exists():
+            os.replace(out / PREPARED, part / PREPARED)
+        out.rmdir()
+
+
+def _as(frames: list[np.ndarray] | None, output_type: str) -> Any:
+    if frames is None:
+        return None
+    whole = np.concatenate(frames)
+    if output_type == "np":
+        return whole
+    return [Image.fromarray(f) for f in whole]

@@ -9,6 +9,9 @@ those of the 1.3B denoiser.
 """
 
 import argparse
+import dataclasses
+import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,6 +24,7 @@ from onetoall_jax import errors
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import umt5
+from onetoall_jax.models.prompts import TextConfig
 from onetoall_jax.models.tokenizer import Tokenizer
 from onetoall_jax.models.umt5 import UMT5Config
 from onetoall_jax.pipelines import convert
@@ -36,9 +40,14 @@ def embed(
     Padding is left out: it changes no row, and readers add zero rows anyway.
 
     Raises:
-      UserError: no umT5 at `checkpoint`, or no tokenizer.
+      UserError: no umT5 at `checkpoint`, no tokenizer, or a text too long.
     """
-    ids, mask = Tokenizer(tokenizer)(text, LONGEST)
+    ids, mask = Tokenizer(tokenizer)(text, 4 * len(text) + 1)  # bytes at the worst
+    if mask.sum() > LONGEST:
+        raise UserError(
+            f"The prompt has {int(mask.sum())} tokens, but the model reads {LONGEST}: "
+            "shorten it."
+        )
     kind, sizes = convert.stored_sizes(checkpoint)
     if not isinstance(sizes, UMT5Config):
         raise UserError(f"{checkpoint} holds a {kind!r} checkpoint, not 'umt5'.")
@@ -51,6 +60,50 @@ def embed(
         return umt5.encode(sizes, params, ids, mask, dtype=jnp.dtype(dtype))
 
     return np.asarray(encode(params, *given)[0], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Where prompts are embedded, and where they are kept.
+
+    Attributes:
+      params: directory of the converted umT5; tokenizer: its spiece.model.
+      cache: folder of what was embedded before, by text.
+    """
+
+    params: Path = Path("checkpoints/umt5")
+    tokenizer: Path = Path("checkpoints/spiece.model")
+    cache: Path = Path("~/.cache/onetoall_jax/prompts")
+
+
+def cached(text: str, encoder: Encoder, settings: TextConfig) -> Path:
+    """The file of a prompt, embedded unless it was before; umT5 is gone afterwards.
+
+    Args:
+      settings: of the model that reads it.
+    Raises:
+      UserError: a model that reads no prompts; else as `embed`.
+    """
+    if settings.embedding is None:
+        raise UserError(
+            "This model was trained with one fixed embedding and reads no prompt: "
+            "leave the prompts out."
+        )
+    what = json.dumps([text, str(Path(encoder.params).resolve())])
+    name = hashlib.sha256(what.encode()).hexdigest()[:24] + ".npy"
+    path = Path(encoder.cache).expanduser() / name
+    if not path.exists():
+        write(path, embed(encoder.params, encoder.tokenizer, text))
+    return path
+
+
+def write(path: Path, rows: np.ndarray) -> None:
+    """Stores an embedding; the file appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        np.save(file, rows)
+    os.replace(beside, path)
 
 
 @errors.reported
@@ -66,11 +119,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     args = parser.parse_args(argv)
     rows = embed(args.umt5, args.tokenizer, args.text, args.dtype)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = args.out.with_name(args.out.name + ".part")
-    with open(beside, "wb") as file:
-        np.save(file, rows)
-    os.replace(beside, args.out)
+    write(args.out, rows)
     print(f"{len(rows)} rows of {rows.shape[1]} in {args.out}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from onetoall_jax import media
 from onetoall_jax.evaluation import frames as measures
-from onetoall_jax.pipelines.animate import Animator, sample_batch
+from onetoall_jax.pipelines.animator import Animator, sample_batch
 
 RESULT = "result"
 Batch = dict[str, np.ndarray]

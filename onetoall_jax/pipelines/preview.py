@@ -10,7 +10,7 @@ import numpy as np
 from onetoall_jax import media, trees
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.codec import Codec
-from onetoall_jax.pipelines import animate
+from onetoall_jax.pipelines import animator as animators
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.sampling.sampler import Sampler
 from onetoall_jax.training.state import TrainState
@@ -36,11 +36,11 @@ def previewer(
         params = state.params
         if state.ema is not None:
             params = trees.join(state.ema, state.frozen)
-        animator = animate.Animator(
+        animator = animators.Animator(
             settings, codec, sampler, params, codec_params, side
         )
         few = {name: value[:CLIPS] for name, value in batch.items()}
-        frames = animate.sample_batch(animator, few)
+        frames = animators.sample_batch(animator, few)
         folder = workdir / "samples"
         folder.mkdir(exist_ok=True)
         media.write_video(folder / f"step_{step:06d}.mp4", _sheet(few, frames), FPS)

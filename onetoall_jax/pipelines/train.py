@@ -21,6 +21,7 @@ from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
 from onetoall_jax.pipelines import preview, start
+from onetoall_jax.pipelines.compiled import use_cache
 from onetoall_jax.pipelines.settings import FREE, RunSettings
 from onetoall_jax.sharding import hosts, rules
 from onetoall_jax.sharding import mesh as meshes
@@ -52,11 +53,17 @@ class Run:
         """Step to go on from: also the place in the data."""
         return int(self.state.step)
 
+    def places(self, batch: int) -> tuple[int, ...]:
+        """Places in a batch of so many clips of those that this process must read."""
+        return hosts.rows(self.mesh, batch)
+
     def __call__(self, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
         """Trains to the last step; see `loop.run`."""
-        with meshes.use(self.mesh, rules.RULES):
+        table = rules.table(self.settings.mesh.rules)
+        with meshes.use(self.mesh, table), hosts.Stop() as stop:
+            job = dataclasses.replace(self.job, stop=stop.after)
             try:
-                return loop.run(self.state, batches, self.job, self.workdir)
+                return loop.run(self.state, batches, job, self.workdir)
             finally:
                 self.store.close()
 
@@ -79,7 +86,8 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
     made = _state(settings, mesh, store)
     fixed = _fixed(settings, codec, mesh)
     step = train_step(settings, codec, abstract_state(settings, mesh))
-    claim(workdir, stored)
+    if hosts.index() == 0:
+        claim(workdir, stored)
     sample = None
     shows = settings.model.reference_layers > 0  # a base has nothing to look at
     if training.sample_every and shows and hosts.count() == 1:
@@ -89,20 +97,13 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
         step=lambda state, batch, knobs: step(state, fixed, batch, knobs),
         place=functools.partial(place, mesh=mesh),
         save=lambda step, state: store.save(step, *kept(settings, state), stored),
-        work=functools.partial(work, settings, codec.geometry),
-        clips=lambda batch: len(batch["frames_u8"]) * hosts.count(),
+        work=functools.partial(work, settings, codec.geometry, mesh),
+        clips=lambda batch: _clips(batch, mesh),
         peak=_peak(mesh),
         sample=sample,
         writes=hosts.index() == 0,
     )
     return Run(settings, workdir, mesh, codec.geometry, made, job, store)
-
-
-def use_cache(folder: str) -> None:
-    """Keeps compiled programs on disk, so that a restart need not compile again."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def split(made: TrainState) -> tuple[Any, dict[str, Any]]:
@@ -142,7 +143,7 @@ def abstract_state(settings: RunSettings, mesh: Mesh) -> TrainState:
     tx = optimizer.transform(settings.training.optimizer)
     boxed = start.boxed(settings.model, settings.lora)
     shapes = jax.eval_shape(_create(settings), nn.meta.unbox(boxed))
-    places = rules.shardings(boxed, mesh)
+    places = rules.shardings(boxed, mesh, rules.table(settings.mesh.rules))
     patterns = stages.patterns(settings.training.trainable)
     where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
     return jax.tree.map(
@@ -159,6 +160,7 @@ def _create(settings: RunSettings) -> Callable[[Any], TrainState]:
         tx=optimizer.transform(training.optimizer),
         seed=training.seed,
         ema=training.optimizer.ema_decay > 0,
+        frozen_dtype=jnp.dtype(training.frozen_dtype),
     )
 
 
@@ -167,7 +169,10 @@ def _state(settings: RunSettings, mesh: Mesh, store: Store) -> TrainState:
     target = abstract_state(settings, mesh)
     if store.latest() is None:
         params = start.params(settings, mesh)
-        return jax.jit(_create(settings), out_shardings=_places(target))(params)
+        create = jax.jit(
+            _create(settings), out_shardings=_places(target), donate_argnums=0
+        )
+        return create(params)
     params, rest = store.restore(*kept(settings, target))
     if settings.lora.rank:
         base = trees.split(start.params(settings, mesh), lora.ALL)[1]
@@ -195,7 +200,10 @@ def train_step(settings: RunSettings, codec: Codec, target: TrainState) -> Any:
     """
     training = settings.training
     denoiser = onetoall.functions(
-        settings.model, dtype=jnp.dtype(training.dtype), remat=training.remat
+        settings.model,
+        dtype=jnp.dtype(training.dtype),
+        remat=training.remat,
+        attention=settings.attention,
     )
     encoders = Encoders(
         clip=codec.encode,
@@ -213,8 +221,8 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
       UserError: the clips cannot be shared evenly.
     """
-    split_over = int(np.prod([mesh.shape[axis] for axis in rules.BATCH_AXES]))
-    clips = len(batch["frames_u8"]) * hosts.count()
+    split_over = rules.batch_shards(mesh)
+    clips = _clips(batch, mesh)
     if clips % split_over:
         raise UserError(
             f"A batch of {clips} clips cannot be split over {split_over} devices: make "
@@ -222,18 +230,29 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         )
     where = rules.batch(mesh)
     return {
-        name: jax.make_array_from_process_local_data(where, value)
+        name: jax.make_array_from_process_local_data(
+            where, value, (clips, *value.shape[1:])
+        )
         for name, value in batch.items()
         if name != "row"
     }
 
 
+def _clips(batch: Mapping[str, np.ndarray], mesh: Mesh) -> int:
+    """Clips of the global batch, of which this process has read its places."""
+    parts = rules.batch_shards(mesh)
+    return len(batch["frames_u8"]) * parts // len(hosts.rows(mesh, parts))
+
+
 def work(
-    settings: RunSettings, geometry: Geometry, batch: Mapping[str, np.ndarray]
+    settings: RunSettings,
+    geometry: Geometry,
+    mesh: Mesh,
+    batch: Mapping[str, np.ndarray],
 ) -> float:
     """Model operations of a step on `batch`, over all hosts."""
-    clips, frames, height, width, _ = batch["frames_u8"].shape
-    return clips * hosts.count() * _work(settings, geometry, (frames, height, width))
+    _, frames, height, width, _ = batch["frames_u8"].shape
+    return _clips(batch, mesh) * _work(settings, geometry, (frames, height, width))
 
 
 @functools.lru_cache

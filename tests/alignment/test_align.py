@@ -10,7 +10,7 @@ from onetoall_jax.alignment import align, fit
 from onetoall_jax.alignment.align import AlignConfig
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
-from onetoall_jax.pipelines import animate
+from onetoall_jax.pipelines import prepare_pair
 from onetoall_jax.pose.draw import CANVAS_SIDE
 from onetoall_jax.pose.files import Track
 
@@ -71,7 +71,7 @@ def test_an_unknown_mode_and_a_missing_anchor_are_refused():
 
 def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE):
     picture = np.random.default_rng(0).integers(30, 255, (*SIZE, 3)).astype(np.uint8)
-    return animate.prepare(
+    made = prepare_pair.prepare(
         picture,
         Track(keypoints(1, 1, **reference), *SIZE, 8.0),
         Track(keypoints(2, 3, **driving), *SIZE, 8.0),
@@ -81,6 +81,7 @@ def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE):
         cap=384,
         config=AlignConfig(mode),
     )
+    return made._replace(poses=np.asarray(made.poses))
 
 
 def test_a_reference_that_stays_is_whole():
