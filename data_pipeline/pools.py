@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data_pipeline.builder import Rows
 from onetoall_jax import errors
 from onetoall_jax.errors import UserError
+from onetoall_jax.pose.files import DAMAGED
 from onetoall_jax.pose.keypoints import COUNT, FACE
 
 _SURE = 0.8
@@ -55,7 +56,7 @@ def read(path: str | Path) -> Pool:
             f"There is no pose pool {path}: make it with "
             f"`python -m data_pipeline.pools --data=DATA --output={path}`."
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no pose pool.") from error
     if pool.keypoints.shape[1:] != (COUNT, 3) or len(pool.keypoints) != len(pool.size):
         raise UserError(f"{path} is no pose pool: {pool.keypoints.shape}.")

@@ -6,6 +6,10 @@ Our own .npz; read only: the JSON folders of OpenPose and the .npy files of the 
 import json
 import os
 import re
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +22,14 @@ from onetoall_jax.pose.keypoints import BODY, COUNT, FACE, FEET, LEFT_HAND, RIGH
 
 # COCO's 17 body points among the 18 drawn ones, which the neck is one of.
 _OF_DRAWN = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+
+
+# What numpy raises on a damaged archive.
+DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, SyntaxError,
+    NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 class Track(NamedTuple):
@@ -61,13 +73,18 @@ def read(path: Path) -> Track:
             fps = float(stored["fps"])
     except FileNotFoundError as error:
         raise UserError(f"There is no key point file {path}.") from error
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} is no key point file: it needs the arrays keypoints, size and fps."
         ) from error
     if points.ndim != 3 or points.shape[1:] != (COUNT, 3) or not len(points):
         raise UserError(
             f"{path} holds key points of shape {points.shape}, not (frames, 133, 3)."
+        )
+    if points.dtype.kind != "f" or min(height, width) < 1:
+        raise UserError(
+            f"{path} holds key points of type {points.dtype} for frames of "
+            f"{height}x{width}: make it anew."
         )
     return Track(points, height, width, fps)
 
