@@ -20,8 +20,7 @@ from data_pipeline.windows import Window
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 
-_DESCRIPTION = "latents.json"
-PER_SHARD = 256
+DESCRIPTION = "latents.json"
 
 
 class Entry(NamedTuple):
@@ -34,6 +33,9 @@ class Entry(NamedTuple):
 
 class Layout:
     """The records of a set, in order: by bucket, row and number of the window.
+
+    Attributes:
+      buckets: all that a row may come to, in order.
 
     Raises:
       UserError: settings that store nothing.
@@ -53,10 +55,10 @@ class Layout:
                 config.resolutions, config.num_frames, known, config.aspects
             ):
                 rows.setdefault(bucket, []).append(row)
-        self._buckets = sorted(rows)
-        self._rows = {b: np.array(rows[b]) for b in self._buckets}
+        self.buckets = sorted(rows)
+        self._rows = {b: np.array(rows[b]) for b in self.buckets}
         self._starts, total = {}, 0
-        for b in self._buckets:
+        for b in self.buckets:
             counts = [len(self.windows(b, row)) for row in rows[b]]
             self._starts[b] = total + np.cumsum([0, *counts])
             total = int(self._starts[b][-1])
@@ -75,8 +77,12 @@ class Layout:
         i = int(np.searchsorted(self._rows[bucket], row))
         return int(self._starts[bucket][i]) + number
 
+    def end(self, place: int) -> int:
+        """Number after the last record of the same size as record `place`."""
+        return next(int(s[-1]) for s in self._starts.values() if place < s[-1])
+
     def __getitem__(self, place: int) -> Entry:
-        bucket = next(b for b in self._buckets if place < self._starts[b][-1])
+        bucket = next(b for b in self.buckets if place < self._starts[b][-1])
         starts = self._starts[bucket]
         i = int(np.searchsorted(starts, place, side="right")) - 1
         row = int(self._rows[bucket][i])
@@ -111,7 +117,7 @@ def description(folder: str | Path) -> dict[str, Any]:
     Raises:
       UserError: there is no finished set.
     """
-    path = Path(folder) / _DESCRIPTION
+    path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise UserError(
             f"There are no finished latents at {folder}: make them with `python -m "
@@ -122,9 +128,9 @@ def description(folder: str | Path) -> dict[str, Any]:
 
 def write_description(folder: Path, values: dict[str, Any]) -> None:
     """Says that a set is finished."""
-    beside = folder / (_DESCRIPTION + ".part")
+    beside = folder / (DESCRIPTION + ".part")
     beside.write_text(json.dumps(values, indent=1))
-    beside.replace(folder / _DESCRIPTION)
+    beside.replace(folder / DESCRIPTION)
 
 
 class Latents:

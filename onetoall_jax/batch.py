@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,14 @@ FIELDS: Mapping[str, tuple[str, type]] = {
     "keep_u8": ("B f h w", np.uint8),  # 0 = on-screen text, left out of the loss
     "row": ("B", np.int64),  # row of the data set, for logs and determinism
 }
+# Where latents of clips are stored, a batch has them in the place of "frames_u8".
+LATENTS: tuple[str, type] = ("B f h w C", np.float32)
+
+
+def sizes(batch: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """(clips, frames, height, width) of a batch, with frames or with latents."""
+    b, f, h, w, _ = batch["frames_u8" if "frames_u8" in batch else "pose_u8"].shape
+    return b, f, h, w
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +38,14 @@ class BatchShape:
     height: int
     width: int
 
-    def shapes(self, geometry: Geometry) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Field -> (shape, dtype) of a batch of these sizes."""
+    def shapes(
+        self, geometry: Geometry, *, latents: bool = False
+    ) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Field -> (shape, dtype) of a batch of these sizes.
+
+        Args:
+          latents: of clips are there, rather than frames.
+        """
         sizes = {
             "B": self.batch,
             "F": self.num_frames,
@@ -39,19 +54,24 @@ class BatchShape:
             "f": geometry.latent_frames(self.num_frames),
             "h": self.height // geometry.spatial,
             "w": self.width // geometry.spatial,
+            "C": geometry.channels,
             "3": 3,
         }
+        fields = dict(FIELDS)
+        if latents:
+            del fields["frames_u8"]
+            fields["latents"] = LATENTS
         return {
             name: (tuple(sizes[a] for a in axes.split()), dtype)
-            for name, (axes, dtype) in FIELDS.items()
+            for name, (axes, dtype) in fields.items()
         }
 
 
 def check(batch: Mapping[str, np.ndarray], geometry: Geometry) -> BatchShape:
     """Sizes of `batch`; ValueError names the first field that breaks the contract."""
-    b, f, h, w, _ = np.shape(batch["frames_u8"])
-    shape = BatchShape(b, f, h, w)
-    for name, (want, dtype) in shape.shapes(geometry).items():
+    shape = BatchShape(*sizes(batch))
+    latents = "latents" in batch
+    for name, (want, dtype) in shape.shapes(geometry, latents=latents).items():
         if name not in batch:
             raise ValueError(f"the batch lacks {name!r}")
         have = batch[name]

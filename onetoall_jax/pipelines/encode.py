@@ -1,11 +1,14 @@
 """Clips to latents outside training, on all devices."""
 
+import json
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.pipelines import start
@@ -56,3 +59,14 @@ def fingerprint(params: object) -> str:
     for leaf in jax.tree.leaves(params):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
     return f"{crc:08x}"
+
+
+def check_stored(folder: str, params: object) -> None:
+    """Raises UserError if stored latents were made by a codec of other parameters."""
+    path = Path(folder) / "latents.json"
+    made_by = json.loads(path.read_text())["codec"] if path.is_file() else None
+    if made_by != fingerprint(params):
+        raise UserError(
+            f"{folder} holds no finished latents of this codec (codec.params): make "
+            "them with `python -m data_pipeline.cache_latents`."
+        )

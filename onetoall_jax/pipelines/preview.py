@@ -49,9 +49,9 @@ def previewer(
 
 
 def _sheet(batch: Mapping[str, np.ndarray], drawn: np.ndarray) -> np.ndarray:
-    given = zip(
-        batch["reference_u8"], batch["pose_u8"], batch["frames_u8"], drawn, strict=True
-    )
+    names = ("reference_u8", "pose_u8", "frames_u8")
+    # Where latents are stored, the clip itself is not there to be shown.
+    given = zip(*(batch[n] for n in names if n in batch), drawn, strict=True)
     rows = [media.side_by_side(*clips) for clips in given]
     sheet = np.concatenate(rows, axis=1)
     return media.enlarged(sheet, SCALE) if drawn.shape[2] < 128 else sheet

@@ -14,13 +14,14 @@ import optax
 from jax.sharding import Mesh
 
 from onetoall_jax import config, lora, trees
+from onetoall_jax.batch import sizes
 from onetoall_jax.checkpoints.state import Store, check_owner, claim
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
-from onetoall_jax.pipelines import preview, start
+from onetoall_jax.pipelines import encode, preview, start
 from onetoall_jax.pipelines.compiled import use_cache
 from onetoall_jax.pipelines.settings import FREE, RunSettings
 from onetoall_jax.sharding import hosts, rules
@@ -85,6 +86,8 @@ def assemble(settings: RunSettings, workdir: Path) -> Run:
         start.check(settings)
     made = _state(settings, mesh, store)
     fixed = _fixed(settings, codec, mesh)
+    if settings.data.get("latents"):
+        encode.check_stored(settings.data["latents"], fixed.codec)
     step = train_step(settings, codec, abstract_state(settings, mesh))
     if hosts.index() == 0:
         claim(workdir, stored)
@@ -241,7 +244,7 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 def _clips(batch: Mapping[str, np.ndarray], mesh: Mesh) -> int:
     """Clips of the global batch, of which this process has read its places."""
     parts = rules.batch_shards(mesh)
-    return len(batch["frames_u8"]) * parts // len(hosts.rows(mesh, parts))
+    return sizes(batch)[0] * parts // len(hosts.rows(mesh, parts))
 
 
 def work(
@@ -251,8 +254,7 @@ def work(
     batch: Mapping[str, np.ndarray],
 ) -> float:
     """Model operations of a step on `batch`, over all hosts."""
-    _, frames, height, width, _ = batch["frames_u8"].shape
-    return _clips(batch, mesh) * _work(settings, geometry, (frames, height, width))
+    return _clips(batch, mesh) * _work(settings, geometry, sizes(batch)[1:])
 
 
 @functools.lru_cache

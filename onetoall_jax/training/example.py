@@ -64,12 +64,16 @@ def pictures(values_u8: jax.Array) -> jax.Array:
 def prepare(
     encoders: Encoders, codec: Any, batch: Batch, draws: Draws, config: TrainingConfig
 ) -> Example:
-    """Example of a batch (`onetoall_jax.batch.FIELDS`) and its draws.
+    """Example of a batch (`onetoall_jax.batch`) and its draws.
+
+    Stored latents are taken as they are; the reference is always encoded.
 
     Args:
       codec: parameters of the codec.
     """
-    latents = encoders.clip(codec, pictures(batch["frames_u8"]))
+    latents = batch.get("latents")
+    if latents is None:
+        latents = encoders.clip(codec, pictures(batch["frames_u8"]))
     reference = noisy_reference(batch, draws, config)
     mask = batch["reference_mask_u8"].astype(jnp.float32)
     pose = pictures(batch["pose_u8"])

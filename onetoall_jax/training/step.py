@@ -9,6 +9,7 @@ import optax
 from einops import rearrange
 
 from onetoall_jax import axes, rng, trees
+from onetoall_jax.batch import sizes
 from onetoall_jax.training import loss, optimizer
 from onetoall_jax.training.draws import Draws, draw
 from onetoall_jax.training.example import Batch, Encoders, Example, prepare
@@ -143,11 +144,12 @@ def _draws(
     encoders: Encoders,
     config: TrainingConfig,
 ) -> Draws:
-    frames = jax.ShapeDtypeStruct(batch["frames_u8"].shape, jnp.float32)
+    size = sizes(batch)
+    frames = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
     latents = jax.eval_shape(encoders.clip, fixed.codec, frames)
     return draw(
         rng.at_step(state.key, state.step),
-        len(batch["frames_u8"]),
+        size[0],
         latents.shape[1:],
         batch["reference_u8"].shape[1:],
         config,
