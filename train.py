@@ -19,8 +19,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "Join the other processes of a pod or cluster job."
+    "multihost", False, "Join the other processes of a TPU pod or a Slurm job."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of the first process, where no scheduler tells."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Processes, with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "This one, with --coordinator.")
 
 
 @errors.reported
@@ -38,14 +43,14 @@ def main(argv: Sequence[str]) -> None:
 
     data = config.build(DataConfig, settings.data, "config.data")
     builder.Rows(data.root, data.split)  # a missing data set is said before any work
-    hosts.start(_MULTIHOST.value)  # before any array exists
+    # Before any array exists.
+    hosts.start(_MULTIHOST.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value or f"runs/{settings.name}")
     run = train.assemble(settings, workdir)
     batches = loader.build(
         data,
         run.geometry,
-        host=hosts.index(),
-        hosts=hosts.count(),
+        places=run.places(data.batch),
         start_step=run.first_step,
     )
     run(batches)

@@ -10,7 +10,6 @@ from jax.sharding import AxisType, PartitionSpec
 # Activations.
 BATCH = "batch"  # clips
 TOKENS = "tokens"  # query tokens: prefix frame, then the video's
-REFERENCE_TOKENS = "reference_tokens"
 REFERENCE_COPIES = "reference_copies"  # one whole reference for each shard of TOKENS
 TEXT_TOKENS = "text_tokens"
 EMBED = "embed"  # residual stream, activations

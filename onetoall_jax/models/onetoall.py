@@ -96,8 +96,7 @@ def _parts(
         blocks=stack(text=True, reference=reference),
         head=Head(cfg, dtype),
         control=stack(),
-        # One frame, which every device needs whole: none shares its tokens.
-        extractor=stack(axes.REFERENCE_TOKENS),
+        extractor=stack(axes.REFERENCE_COPIES),
         zeros=Dense(cfg.dim, d, dtype, zero_init=True),
         prefix=PrefixEncoder(cfg, dtype),
         pose=pose_resnet.PoseResNet(cfg, dtype),
@@ -233,23 +232,6 @@ def _shared_out(x: jax.Array) -> jax.Array:
     return axes.constrain(x, axes.BATCH, axes.TOKENS, axes.EMBED)
 
 
-def _copied(features: jax.Array) -> jax.Array:
-    """Features [M+1,B,R,D], one copy for each device that shares a clip's tokens.
-
-    As copies, not as one replicated array, each device sums the gradient of its own
-    through all blocks; only then are they added up, once.
-    """
-    copies = axes.shards(axes.TOKENS)
-    if copies == 1:
-        return features
-    many = jnp.broadcast_to(
-        features[:, :, None], (*features.shape[:2], copies, *features.shape[2:])
-    )
-    many = axes.constrain(many, None, axes.BATCH, axes.REFERENCE_COPIES, None, None)
-    merged = rearrange(many, "m b c r d -> m b (c r) d")
-    return axes.constrain(merged, None, axes.BATCH, axes.REFERENCE_COPIES, axes.EMBED)
-
-
 class Stream(NamedTuple):
     """Tokens on their way through the blocks, and what every block reads.
 
@@ -367,15 +349,22 @@ class Model:
         if not self.cfg.reference_layers:
             return None
         p = params["reference_extractor"]
-        x = _run(self.part.patch, p["patch_embedding"], reference)
-        _, m = self._time(p, timestep)
+        copies = axes.shards(axes.REFERENCE_COPIES)
         rope = self._rope(self._grid(reference.shape))
+        rope = dataclasses.replace(rope, copies=copies)
+        # One for each device that shares a clip's tokens, to which every token looks.
+        # As copies, not as one replicated array, each device carries the gradient of
+        # its own down to the parameters, whose sum over devices is made anyway.
+        many = jnp.repeat(reference, copies, axis=1)
+        x = _run(self.part.patch, p["patch_embedding"], many)
+        x = axes.constrain(x, axes.BATCH, axes.REFERENCE_COPIES, axes.EMBED)
+        _, m = self._time(p, timestep)
         _, kept = self.part.extractor.scan(
             p["blocks"], x, Modulation(m), rope, keep=True
         )
         stages = jnp.concatenate([x[None], kept])
         project = jax.vmap(lambda q, r: _run(self.part.zeros, q, r))
-        return _copied(project(p["projections"], stages))
+        return project(p["projections"], stages)
 
     def velocity(
         self,

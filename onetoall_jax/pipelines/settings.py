@@ -7,6 +7,7 @@ from typing import Any
 from onetoall_jax import config
 from onetoall_jax.errors import UserError
 from onetoall_jax.lora import LoraConfig
+from onetoall_jax.models.attention import AttentionConfig
 from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.models.prompts import TextConfig
 from onetoall_jax.models.settings import ModelConfig
@@ -28,6 +29,7 @@ class RunSettings:
       init_from: checkpoint that the run starts from, of this stage or the one before;
         "scratch" draws the base anew. With adapters it is their base, and stays needed.
       init_command: what makes that checkpoint, for the message when it is missing.
+      attention: its form; alters no number.
       lora: adapters to train instead of the network; rank 0 is none.
       recipe: "default", or "release" for the released code's way in every option.
     """
@@ -42,6 +44,7 @@ class RunSettings:
     mesh: MeshConfig = MeshConfig()
     init_from: str = SCRATCH
     init_command: str = ""
+    attention: AttentionConfig = AttentionConfig()
     lora: LoraConfig = LoraConfig()
     recipe: str = "default"
 
@@ -65,10 +68,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {"default": {}, "release": RELEASE}
 FREE = (
     "init_command",
     "mesh",
+    "attention",
     "sampling",
     "data.root",
+    "data.latents",
     "data.workers",
     "training.steps",
+    "training.remat",
     "training.log_every",
     "training.checkpoint_every",
     "training.sample_every",

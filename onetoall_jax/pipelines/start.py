@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from onetoall_jax import config, lora, trees
@@ -17,7 +18,7 @@ from onetoall_jax.models.codec import Codec, CodecConfig
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.pipelines.settings import SCRATCH, RunSettings
 from onetoall_jax.sharding import rules
-from onetoall_jax.training import stages
+from onetoall_jax.training import stages, state
 
 Params = Any
 
@@ -34,9 +35,10 @@ def boxed(cfg: ModelConfig, adapters: LoraConfig | None = None) -> Params:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def abstract(boxed: Params, mesh: Mesh) -> Params:
+def abstract(boxed: Params, mesh: Mesh, table: rules.Rules = rules.RULES) -> Params:
     """Shapes, types and shardings of plain parameters."""
-    return jax.tree.map(_placed, nn.meta.unbox(boxed), rules.shardings(boxed, mesh))
+    places = rules.shardings(boxed, mesh, table)
+    return jax.tree.map(_placed, nn.meta.unbox(boxed), places)
 
 
 def _placed(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
@@ -66,7 +68,8 @@ def params(settings: RunSettings, mesh: Mesh) -> Params:
     if not settings.lora.rank:
         return base
     whole = boxed(settings.model, settings.lora)
-    where = rules.shardings(trees.split(whole, lora.ALL)[0], mesh)
+    table = rules.table(settings.mesh.rules)
+    where = rules.shardings(trees.split(whole, lora.ALL)[0], mesh, table)
 
     def adapters(key: jax.Array) -> Params:
         made = lora.extend(onetoall.init(settings.model, key), settings.lora, key)
@@ -76,29 +79,51 @@ def params(settings: RunSettings, mesh: Mesh) -> Params:
 
 
 def _base(settings: RunSettings, mesh: Mesh, key: jax.Array) -> Params:
-    cfg = settings.model
-    where = rules.shardings(boxed(cfg), mesh)
+    cfg, table = settings.model, rules.table(settings.mesh.rules)
+    where = rules.shardings(boxed(cfg), mesh, table)
+
     if settings.init_from == SCRATCH:
-
-        def fresh(key: jax.Array) -> Params:
-            return stages.from_scratch(nn.meta.unbox(onetoall.init(cfg, key)))
-
-        return jax.jit(fresh, out_shardings=where)(key)
+        return fresh(settings, mesh)(key)
+    typed = functools.partial(_typed, settings)
     path = Path(settings.init_from)
     before = config.build(ModelConfig, parameters.settings(path)["model"], "model")
     if settings.lora.rank and before != cfg:
         raise UserError(
             f"Adapters need a base of their own size: {path} is {before}, not {cfg}."
         )
-    old = parameters.load(path, abstract(boxed(before), mesh))
+    target = abstract(boxed(before), mesh, table)
+    if before == cfg:
+        return parameters.load(path, typed(target))
+    old = parameters.load(path, target)
     try:
         grown = functools.partial(grow.grow, cfg_from=before, cfg_to=cfg)
-        return jax.jit(lambda p, k: grown(p, key=k), out_shardings=where)(old, key)
+        return jax.jit(lambda p, k: typed(grown(p, key=k)), out_shardings=where)(
+            old, key
+        )
     except ValueError as error:
         raise UserError(
             f"The checkpoint {path} is of another size ({before}) than this run "
             f"({cfg}): set init_from to one that fits."
         ) from error
+
+
+def fresh(settings: RunSettings, mesh: Mesh) -> Any:
+    """Compiled function of a key: parameters drawn anew, each device its own part."""
+    cfg, table = settings.model, rules.table(settings.mesh.rules)
+
+    def draw(key: jax.Array) -> Params:
+        params = nn.meta.unbox(onetoall.init(cfg, key))
+        return _typed(settings, stages.from_scratch(params))
+
+    return jax.jit(draw, out_shardings=rules.shardings(boxed(cfg), mesh, table))
+
+
+def _typed(settings: RunSettings, params: Params) -> Params:
+    """Frozen kernels in their own type: never a second, wider copy of them."""
+    patterns = stages.patterns(settings.training.trainable)
+    trained, frozen = trees.split(params, patterns)
+    dtype = jnp.dtype(settings.training.frozen_dtype)
+    return trees.join(trained, state.stored(frozen, dtype))
 
 
 def codec_params(codec: Codec, settings: CodecConfig, mesh: Mesh) -> Params:

@@ -20,7 +20,6 @@ BATCH_AXES = ("data", "fsdp")
 RULES: Rules = (
     (axes.BATCH, BATCH_AXES),
     (axes.TOKENS, "context"),
-    (axes.REFERENCE_TOKENS, None),
     (axes.REFERENCE_COPIES, "context"),
     (axes.TEXT_TOKENS, None),
     (axes.EMBED, None),
