@@ -1,0 +1,1 @@
+"""What a run needs before there is a machine for it: memory, time, communication."""

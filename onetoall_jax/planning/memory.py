@@ -1,0 +1,140 @@
+"""Memory of one device in a training step, by a formula instead of a compiler.
+
+The formula counts what must be held at the worst moment, the backward pass; what the
+compiler adds or saves by its order of operations is the error that plans report.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.planning.work import Size
+
+# Values that a block holds while its backward pass runs: per token in units of D and M.
+_LIVE_WIDTH, _LIVE_MLP = 18, 2
+# The same per token that policies keep of every block until then, in units of D.
+_KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
+# Arrays at full resolution that the backward pass of the pose frames reads, and those
+# that encoding a chunk of frames holds at a time.
+_POSE_ARRAYS, _CODEC_ARRAYS = 7, 4
+_CODEC_CHANNELS, _CODEC_FRAMES = 96, 4
+# The same in a forward pass, and at full resolution of frames that only go forward.
+_FORWARD_WIDTH, _FORWARD_MLP, _FORWARD_POSE = 10, 2, 3
+_LANES = 128  # a TPU pads the last axis of an array to so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one device has of a step.
+
+    Attributes:
+      clips: of the batch, at one time: parts of an accumulated batch come one by one.
+      context, tensor: devices that share a clip's tokens, and its heads.
+      gathers: parameters are split and gathered where they are used.
+    """
+
+    clips: float
+    context: int
+    tensor: int
+    gathers: bool
+
+
+def temporary(
+    model: ModelConfig, size: Size, share: Share, remat: str, platform: str, wide: bool
+) -> Mapping[str, float]:
+    """Bytes beside the arguments, by kind; the sum is the most held at a time.
+
+    Args:
+      wide: the network computes in float32, not in bfloat16.
+    """
+    each = 4 if wide else 2
+    width = model.dim * each
+    f, h, w = _grid(model, size)
+    own = share.clips / share.context
+    tokens = own * (f + bool(model.pose_layers)) * h * w
+    reference = share.clips * h * w
+    live = (_LIVE_WIDTH * model.dim + _LIVE_MLP * model.mlp_dim) * each
+    blocks = model.num_layers + model.pose_layers
+    if remat == "none":
+        kept = (tokens * blocks + reference * model.reference_layers) * live
+    else:
+        share_kept = _KEPT[remat] * width
+        kept = (tokens * blocks + reference * model.reference_layers) * share_kept
+    features = reference * (model.reference_layers + 1) * 2 * width
+    gathered = 2 * each * block_parameters(model) if share.gathers else 0
+    made = {
+        "kept for the backward pass": kept + features,
+        "one block": tokens * live / share.tensor,
+        "gathered weights": gathered / share.tensor,
+    }
+    if model.pose_layers:
+        pixels = share.clips * size.num_frames * size.height * size.width
+        channels = padded(model.pose_channels, platform)
+        made["pose frames"] = _POSE_ARRAYS * pixels * channels * each
+    return made
+
+
+def sampling(
+    model: ModelConfig,
+    size: Size,
+    share: Share,
+    passes: tuple[int, int, int],
+    text: int,
+    platform: str,
+    wide: bool,
+) -> Mapping[str, float]:
+    """Bytes beside the arguments of a sampled segment, by kind.
+
+    Args:
+      passes: (all, those with pose, distinct references) of a step.
+      text: rows of a prompt.
+    """
+    each = 4 if wide else 2
+    width = model.dim * each
+    f, h, w = _grid(model, size)
+    tokens = share.clips / share.context * (f + bool(model.pose_layers)) * h * w
+    live = (_FORWARD_WIDTH * model.dim + _FORWARD_MLP * model.mlp_dim) * each
+    prompts = 2 * share.clips * model.num_layers * 2 * text
+    features = passes[2] * share.clips * h * w * (model.reference_layers + 1)
+    pixels = share.clips * size.num_frames * size.height * size.width
+    network = {
+        "one block": tokens * live / share.tensor,
+        "pose, prompts, features": (passes[1] * tokens + prompts + features) * width,
+        "gathered weights": 2 * each * block_parameters(model) / share.tensor
+        if share.gathers
+        else 0.0,
+    }
+    channels = padded(model.pose_channels, platform)
+    others = {
+        "pose frames": _FORWARD_POSE * pixels * channels * each,
+        "decoding the clips": codec(size, share.clips, platform),
+    }
+    for name, n in others.items():
+        if n > sum(network.values()):
+            network = {name: n}
+    return network
+
+
+def codec(size: Size, clips: float, platform: str) -> float:
+    """Bytes that encoding the clips takes, before the network starts."""
+    channels = padded(_CODEC_CHANNELS, platform)
+    pixels = clips * _CODEC_FRAMES * size.height * size.width
+    return _CODEC_ARRAYS * pixels * channels * 4
+
+
+def padded(channels: int, platform: str) -> int:
+    """Channels of a picture as they lie in a device's memory."""
+    return math.ceil(channels / _LANES) * _LANES if platform == "tpu" else channels
+
+
+def block_parameters(model: ModelConfig) -> int:
+    """Weights of one block of the main stack."""
+    reference = 2 if model.reference_layers else 0
+    return (8 + reference) * model.dim**2 + 2 * model.dim * model.mlp_dim
+
+
+def _grid(model: ModelConfig, size: Size) -> tuple[int, int, int]:
+    strides = [math.prod(axis) for axis in zip(*model.pose_strides, strict=True)]
+    frames = (size.num_frames - 1) // strides[0] + 1
+    return frames, size.height // strides[1], size.width // strides[2]

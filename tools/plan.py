@@ -1,0 +1,81 @@
+"""Plans a run on a machine that need not be here: memory, time, communication.
+
+    python tools/plan.py --config=configs/stage2.py:14b --topology=v5p:4x4x4 --batch=64
+    python tools/plan.py --config=configs/stage2.py --topology=gpu:h100:8
+    python tools/plan.py --config=configs/stage2.py:tiny --topology=cpu:4
+
+Compiles the real training step ahead of time for TPUs (`pip install
+'onetoall-jax[tpu]'`) and CPUs; GPUs by formula, as --formula does for all.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data_pipeline import buckets  # noqa: E402
+from onetoall_jax import errors  # noqa: E402
+from onetoall_jax.pipelines import settings as run_settings  # noqa: E402
+from onetoall_jax.pipelines.settings import RunSettings  # noqa: E402
+from onetoall_jax.planning import plan, report, topology  # noqa: E402
+from onetoall_jax.planning.work import Size  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "As train.py takes it.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "v5p:4x4x4, cpu:8, gpu:h100:8, ...")
+_BATCH = flags.DEFINE_integer("batch", None, "Clips of a step; default data.batch.")
+_SIZE = flags.DEFINE_string(
+    "size", None, "frames x height x width; default the first square bucket's."
+)
+_SAMPLER = flags.DEFINE_bool(
+    "sampler", False, "Sample a segment of 81x576x1024, or --size, instead of training."
+)
+_FORMULA = flags.DEFINE_bool("formula", False, "Compile nothing.")
+_CACHE = flags.DEFINE_string(
+    "cache", "~/.cache/onetoall_jax/plans", "Folder of what the compiler said."
+)
+
+
+@errors.reported
+def main(argv: Sequence[str]) -> None:
+    """Reads the flags and prints one plan."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if _CONFIG.value is None or _TOPOLOGY.value is None:
+        raise errors.UserError(
+            "Give --config=configs/stage2.py:14b and --topology=v5p:4x4x4 or others."
+        )
+    machine = topology.parse(_TOPOLOGY.value)
+    topology.prepare(machine)
+    settings = run_settings.build(_CONFIG.value.to_dict())
+    request = plan.Request(
+        name=settings.name,
+        settings=settings,
+        topology=machine,
+        batch=_BATCH.value or (1 if _SAMPLER.value else settings.data["batch"]),
+        size=_size(settings),
+        sampler=_SAMPLER.value,
+    )
+    if _FORMULA.value or machine.platform == "gpu":
+        made = plan.estimate(request)
+    else:
+        made = plan.compiled(request, Path(_CACHE.value).expanduser())
+    print(report.text(made))
+
+
+def _size(settings: RunSettings) -> Size:
+    """Sizes of a clip: as asked, or the usual ones."""
+    if _SIZE.value is not None:
+        return Size.parse(_SIZE.value)
+    if _SAMPLER.value:
+        return Size(81, 576, 1024)
+    table = buckets.TABLES[settings.data["resolutions"][0]["table"]]
+    _, height, width = min(table.sizes, key=lambda row: abs(row[0] - 1))
+    return Size(settings.data["num_frames"], height, width)
+
+
+if __name__ == "__main__":
+    app.run(main)
