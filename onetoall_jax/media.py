@@ -153,12 +153,14 @@ class VideoWriter:
         growing = {
             "movflags": "empty_moov+default_base_moof",
             "frag_duration": "1000000",
+            "flush_packets": "1",
         }
         self._out = av.open(str(self._beside), "w", format="mp4", options=growing)
         rate = Fraction(fps).limit_denominator(1001)
-        self._stream: Any = self._out.add_stream(
-            "libx264", rate=rate, options={"crf": "16", "preset": "medium"}
-        )
+        # A short look ahead and few threads: pictures wait for less time in less
+        # memory, and the bytes do not depend on the machine's cores.
+        how = {"crf": "16", "preset": "medium", "rc-lookahead": "10", "threads": "4"}
+        self._stream: Any = self._out.add_stream("libx264", rate=rate, options=how)
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"
         self._count = 0

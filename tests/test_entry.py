@@ -53,8 +53,7 @@ def test_help_is_printed(words):
     [
         (("train.py", "--config=configs/stage1.py:tiny", "--config.data.root=/none"),
          "no data set at /none"),
-        (("sample.py", "--reference=/none.png", "--driving=a.mp4", "--out=/tmp/none",
-          "--checkpoint=/none"),
+        (("sample.py", "--reference=/none.png", "--driving=a.mp4", "--out=/tmp/none"),
          "no picture /none.png"),
         (("tools/convert_torch_weights.py", "--src=/none", "--dry_run"),
          "no file or folder /none"),

@@ -195,12 +195,18 @@ def _pair(
         return None
     if reference is None or driving is None:
         raise UserError("Give both a reference and a driving clip, or a prepared pair.")
-    return Pair(
+    pair = Pair(
         Path(reference),
         Path(driving),
         None if reference_keypoints is None else Path(reference_keypoints),
         None if driving_keypoints is None else Path(driving_keypoints),
     )
+    if not pair.reference.is_file():
+        raise UserError(f"There is no picture {reference}.")
+    for path in pair[1:]:
+        if path is not None and not path.exists():
+            raise UserError(f"There is no file {path}.")
+    return pair
 
 
 def _sound(pair: Pair | None) -> Path | None:
