@@ -39,11 +39,14 @@ class CodecConfig:
     Attributes:
       kind: "wan_vae" or "block".
       dtype: of the VAE's computation; training runs it in float32.
+      most_pixels: of a frame that the VAE takes whole; larger ones go in strips, which
+        bounds its memory and changes nothing.
       params: directory of the converted VAE; the block codec has none.
     """
 
     kind: str = "wan_vae"
     dtype: str = "float32"
+    most_pixels: int = 1 << 20
     params: str | None = None
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
     block: BlockCodecConfig = dataclasses.field(default_factory=BlockCodecConfig)
@@ -66,7 +69,7 @@ def build(config: CodecConfig, patch: tuple[int, int, int]) -> Codec:
             lambda key: {},
         )
     if config.kind == "wan_vae":
-        vae = VAE(config.vae, jnp.dtype(config.dtype))
+        vae = VAE(config.vae, jnp.dtype(config.dtype), config.most_pixels)
         sizes = config.vae
         geometry = Geometry(
             sizes.temporal_stride, sizes.spatial_stride, sizes.z_dim, patch

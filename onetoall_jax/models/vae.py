@@ -1,6 +1,7 @@
-"""The Wan 2.1 causal 3D VAE, encoded and decoded in chunks of time."""
+"""The Wan 2.1 causal 3D VAE, in chunks of time and, if large, strips of space."""
 
 import dataclasses
+import enum
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from onetoall_jax import axes
+from onetoall_jax.models import vae_strips
 from onetoall_jax.models.vae_layers import (
     CausalConv,
     Down,
@@ -63,6 +66,14 @@ class VAEConfig:
         return 2 ** (len(self.dim_mult) - 1)
 
 
+class Part(enum.Enum):
+    """Of encoder and decoder: the centre sees whole frames, the levels see nearby."""
+
+    WHOLE = enum.auto()
+    LEVELS = enum.auto()
+    CENTRE = enum.auto()
+
+
 class _Middle(nn.Module):
     dtype: jnp.dtype
 
@@ -110,8 +121,21 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, memory: Memory, part: Part = Part.WHOLE
+    ) -> jax.Array:
         """x [B,F,H,W,3], one or `temporal_stride` frames -> [B,1,h,w,2 z_dim]."""
+        if part is not Part.CENTRE:
+            x = self._levels(x, memory)
+        if part is Part.LEVELS:
+            return x
+        x = _Middle(self.dtype, name="mid")(x, memory)
+        self.sow("intermediates", "after_mid", x)
+        x = nn.silu(PixelNorm(self.dtype, name="norm_out")(x))
+        width = 2 * self.cfg.z_dim
+        return CausalConv(width, dtype=self.dtype, name="conv_out")(x, memory)
+
+    def _levels(self, x: jax.Array, memory: Memory) -> jax.Array:
         cfg, dtype = self.cfg, self.dtype
         x = CausalConv(cfg.base_dim, dtype=dtype, name="conv_in")(x, memory)
         self.sow("intermediates", "after_conv_in", x)
@@ -126,10 +150,7 @@ class Encoder(nn.Module):
                 name=f"level_{i}",
             )
             x = level(x, memory)
-        x = _Middle(dtype, name="mid")(x, memory)
-        self.sow("intermediates", "after_mid", x)
-        x = nn.silu(PixelNorm(dtype, name="norm_out")(x))
-        return CausalConv(2 * cfg.z_dim, dtype=dtype, name="conv_out")(x, memory)
+        return x
 
 
 class Decoder(nn.Module):
@@ -139,13 +160,20 @@ class Decoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, memory: Memory, part: Part = Part.WHOLE
+    ) -> jax.Array:
         """x [B,1,h,w,z_dim] -> [B,F,H,W,3], one frame or `temporal_stride` of them."""
+        if part is not Part.LEVELS:
+            width = self.cfg.base_dim * self.cfg.dim_mult[-1]
+            x = CausalConv(width, dtype=self.dtype, name="conv_in")(x, memory)
+            x = _Middle(self.dtype, name="mid")(x, memory)
+            self.sow("intermediates", "after_mid", x)
+        return x if part is Part.CENTRE else self._levels(x, memory)
+
+    def _levels(self, x: jax.Array, memory: Memory) -> jax.Array:
         cfg, dtype = self.cfg, self.dtype
         widths = [cfg.base_dim * mult for mult in reversed(cfg.dim_mult)]
-        x = CausalConv(widths[0], dtype=dtype, name="conv_in")(x, memory)
-        x = _Middle(dtype, name="mid")(x, memory)
-        self.sow("intermediates", "after_mid", x)
         in_time = (*reversed(cfg.down_in_time), False)
         for i, width in enumerate(widths):
             up = i < len(widths) - 1
@@ -160,10 +188,16 @@ class Decoder(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VAE:
-    """Encoder, decoder and the constants between them, as functions of parameters."""
+    """Encoder, decoder and the constants between them, as functions of parameters.
+
+    Attributes:
+      most_pixels: of a frame that is taken whole; larger ones go in strips, with the
+        same result. None takes all whole.
+    """
 
     cfg: VAEConfig
     dtype: jnp.dtype = jnp.float32
+    most_pixels: int | None = None
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with logical axis names."""
@@ -191,10 +225,23 @@ class VAE:
         Returns:
           [B, 1 + n, h, w, z_dim].
         """
-        double = self._chunks(Encoder, params["encoder"], frames, self._stride)
+        double = self._encoded(params["encoder"], frames)
         quant: Any = _quant(2 * self.cfg.z_dim, self.dtype)
         quantised = quant.apply({"params": params["quant_conv"]}, double)
         return quantised[..., : self.cfg.z_dim]
+
+    def _encoded(self, params: Params, frames: jax.Array) -> jax.Array:
+        stride, side = self.cfg.temporal_stride, self.cfg.spatial_stride
+        halo = vae_strips.encoder_halo(self.cfg.res_blocks, len(self.cfg.dim_mult))
+        strips = self._strips(frames, side, halo)
+        if strips is None:
+            return self._chunks(Encoder, params, frames, stride)
+
+        def levels(strip: jax.Array) -> jax.Array:
+            return self._chunks(Encoder, params, strip, stride, Part.LEVELS)
+
+        whole = vae_strips.run(levels, frames, strips, side, 1)
+        return self._chunks(Encoder, params, whole, 1, Part.CENTRE)
 
     def encode(self, params: Params, frames: jax.Array) -> jax.Array:
         """Frames [B,F,H,W,3] in -1..1 -> normalised latents [B,f,h,w,z_dim]."""
@@ -211,12 +258,29 @@ class VAE:
         z = latents.astype(self.dtype) * std + mean
         quant: Any = _quant(self.cfg.z_dim, self.dtype)
         z = quant.apply({"params": params["post_quant_conv"]}, z)
-        frames = self._chunks(Decoder, params["decoder"], z, 1)
-        return jnp.clip(frames, -1, 1)
+        return jnp.clip(self._decoded(params["decoder"], z), -1, 1)
 
-    @property
-    def _stride(self) -> int:
-        return self.cfg.temporal_stride
+    def _decoded(self, params: Params, z: jax.Array) -> jax.Array:
+        halo = vae_strips.decoder_halo(self.cfg.res_blocks, len(self.cfg.dim_mult))
+        strips = self._strips(z, 1, halo)
+        if strips is None:
+            return self._chunks(Decoder, params, z, 1)
+
+        def levels(strip: jax.Array) -> jax.Array:
+            return self._chunks(Decoder, params, strip, 1, Part.LEVELS)
+
+        centre = self._chunks(Decoder, params, z, 1, Part.CENTRE)
+        return vae_strips.run(levels, centre, strips, 1, self.cfg.spatial_stride)
+
+    def _strips(self, x: jax.Array, scale: int, halo: int) -> vae_strips.Strips | None:
+        """Strips of x [B,F,H,W,C], where `scale` rows are a latent row."""
+        height, width = x.shape[2] // scale, x.shape[3] // scale
+        most = self.most_pixels
+        if most is not None:
+            most //= self.cfg.spatial_stride**2
+        # Devices that have no clip of their own may take a strip.
+        idle = axes.shards(axes.BATCH) // len(x)
+        return vae_strips.plan(height, width, halo, most, idle)
 
     def _constants(self) -> tuple[np.ndarray, np.ndarray]:
         mean, std = (np.asarray(v, np.float32) for v in (self.cfg.mean, self.cfg.std))
@@ -228,10 +292,12 @@ class VAE:
         params: Params,
         x: jax.Array,
         past: tuple[jax.Array, ...] | None,
+        part: Part = Part.WHOLE,
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """One chunk: (output, what the next chunk needs)."""
         memory = Memory(past)
-        y = network(self.cfg, self.dtype).apply({"params": params}, x, memory)
+        net = network(self.cfg, self.dtype)
+        y = net.apply({"params": params}, x, memory, part)
         return y, memory.kept  # type: ignore[return-value]
 
     def _chunks(
@@ -240,17 +306,18 @@ class VAE:
         params: Params,
         x: jax.Array,
         length: int,
+        part: Part = Part.WHOLE,
     ) -> jax.Array:
         """The first frame alone, then chunks of `length` under one scan."""
         x = x.astype(self.dtype)
-        y, past = self.chunk(network, params, x[:, :1], None)
+        y, past = self.chunk(network, params, x[:, :1], None, part)
         rest = x[:, 1:]
         if not rest.shape[1]:
             return y
         chunks = rearrange(rest, "b (i f) h w c -> i b f h w c", f=length)
 
         def step(past: tuple, one: jax.Array) -> tuple[tuple, jax.Array]:
-            out, kept = self.chunk(network, params, one, past)
+            out, kept = self.chunk(network, params, one, past, part)
             return kept, out
 
         _, outs = jax.lax.scan(step, past, chunks)
