@@ -26,7 +26,8 @@ def base(stage: int, size: str) -> ConfigDict:
     c.init_from = f"runs/stage{stage - 1}_{size}" if stage else "scratch"
     c.init_command = f"python train.py --config=configs/stage{stage - 1}.py:{size}"
     c.model = sizes.model(size, reference=stage > 0, pose=stage > 1)
-    c.mesh = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1))
+    c.mesh = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1, rules=()))
+    c.attention = ConfigDict(dict(kernel="auto", context="auto", tuned_from=""))
     c.data = ConfigDict(
         dict(root="runs/data", num_frames=29, batch=8, seed=43, workers=2)
     )
@@ -125,6 +126,7 @@ def _training(stage: int) -> ConfigDict:
             trainable=f"stage{stage}" if stage else "all",
             seed=43,
             dtype="bfloat16",
+            frozen_dtype="float32",
             remat="block",
             region_weight=3.0,
             token_replace=False,
@@ -152,6 +154,7 @@ def _training(stage: int) -> ConfigDict:
                 final_rate=1.0,
                 accumulation=1,
                 ema_decay=0.0,
+                moments_dtype="float32",
             ),
         )
     )

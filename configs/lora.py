@@ -25,4 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
         return c
     common.steps(c, 2000)
     c.training.optimizer.learning_rate = 1e-4
+    c.training.frozen_dtype = "bfloat16"  # the base, which is all but everything
     return c

@@ -1,3 +1,6 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,3 +53,24 @@ def test_running_mean_forgets_its_start():
     late = optimizer.ema(mean, params, jnp.int32(10_000), 0.99)
     assert float(early["w"]) == pytest.approx(0.9)
     assert float(late["w"]) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_moments_in_bfloat16_are_kept_in_it_and_computed_in_float32():
+    config = OptimizerConfig(clip_norm=0.0, weight_decay=0.0)
+    small = dataclasses.replace(config, moments_dtype="bfloat16")
+    params = {"w": jnp.linspace(-1.0, 1.0, 64)}
+    grads = {"w": jnp.cos(jnp.arange(64.0))}
+    made = []
+    for one in (config, small):
+        tx = optimizer.transform(one)
+        memory = tx.init(params)
+        steps = []
+        for _ in range(3):
+            direction, memory = tx.update(grads, memory, params)
+            steps.append(direction["w"])
+        made.append((steps, memory))
+    (exact, _), (close, memory) = made
+    np.testing.assert_array_equal(exact[0], close[0])  # the first reads no moment
+    np.testing.assert_allclose(exact[2], close[2], rtol=1e-2)
+    kinds = {str(a.dtype) for a in jax.tree.leaves(memory)}
+    assert kinds == {"bfloat16", "int32"}
