@@ -52,12 +52,13 @@ def main(argv: Sequence[str]) -> None:
     topology.prepare(machine)
     settings = run_settings.build(_CONFIG.value.to_dict())
     request = plan.Request(
-        name=settings.name,
+        name=config_flags.get_config_filename(flags.FLAGS["config"]),
         settings=settings,
         topology=machine,
         batch=_BATCH.value or (1 if _SAMPLER.value else settings.data["batch"]),
         size=_size(settings),
         sampler=_SAMPLER.value,
+        changes=config_flags.get_override_values(flags.FLAGS["config"]),
     )
     if _FORMULA.value or machine.platform == "gpu":
         made = plan.estimate(request)

@@ -41,7 +41,8 @@ class Request:
     """What is to be planned.
 
     Attributes:
-      name: of the configuration, for reports.
+      name: of the configuration, as --config names it.
+      changes: of its settings, dotted name -> value; `settings` has them already.
       batch: clips of a step over all devices, or clips that are sampled together.
       sampler: one segment is sampled, instead of one step trained.
     """
@@ -52,6 +53,18 @@ class Request:
     batch: int
     size: Size
     sampler: bool = False
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a plan can be made from again, ready for JSON."""
+        return {
+            "config": self.name,
+            "changes": dict(self.changes),
+            "topology": self.topology.name,
+            "batch": self.batch,
+            "size": str(self.size),
+            "sampler": self.sampler,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +159,9 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
         made = program.compile_for(mesh, rules.table(settings.mesh.rules), step)
         return made, collectives.read(made.text) if made.text else []
 
-    named = dict(dataclasses.asdict(_shape(request)), sampler=request.sampler)
-    key = store.key(request.settings, topology=request.topology.name, **named)
-    made, sends = store.recalled(cache, key, make)
+    asked = request.to_dict()
+    key = store.key(request.settings, asked)
+    made, sends = store.recalled(cache, key, asked, make)
     known = None if made.needed else tuple(sends)
     return _plan(request, sizes, arguments, counts, made, known)
 

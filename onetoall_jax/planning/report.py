@@ -19,11 +19,11 @@ def mesh(sizes: Mapping[str, int]) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    asked, size = plan.request, plan.request.size
+    asked = plan.request
     yield (
         f"{asked.name} on {asked.topology.name}: {asked.topology.devices} devices, "
-        f"{mesh(plan.mesh)}; {asked.batch} clips of {size.num_frames}x{size.height}x"
-        f"{size.width}; remat {asked.settings.training.remat}"
+        f"{mesh(plan.mesh)}; {asked.batch} clips of {asked.size}; "
+        + ("sampled" if asked.sampler else f"remat {asked.settings.training.remat}")
     )
     source = "compiled" if plan.compiled else "formula, nothing was compiled"
     yield f"\nmemory of one device, GiB ({source})"

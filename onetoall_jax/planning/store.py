@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,22 @@ from onetoall_jax import config
 from onetoall_jax.planning.collectives import Collective
 from onetoall_jax.planning.program import Compiled
 
+Record = tuple[Compiled, list[Collective]]
+
 # Settings that no program depends on.
 _IDLE = ("name", "data", "init_from", "init_command", "recipe")
 
 
-def key(settings: Any, **more: Any) -> str:
+def key(settings: Any, asked: Mapping[str, Any]) -> str:
     """Hash of everything that a program depends on, but for the code.
 
     Args:
-      more: what else names the program: topology, batch, sizes, which one.
+      asked: what else names the program (`Request.to_dict`).
     """
     values = {k: v for k, v in config.to_dict(settings).items() if k not in _IDLE}
-    text = json.dumps([values, more, _versions()], sort_keys=True, default=str)
+    named = {k: v for k, v in asked.items() if k not in ("config", "changes")}
+    latents = bool(settings.data.get("latents"))
+    text = json.dumps([values, named, latents, _versions()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -40,25 +44,41 @@ def _versions() -> dict[str, str]:
 def recalled(
     folder: Path | None,
     key: str,
-    make: Callable[[], tuple[Compiled, list[Collective]]],
-) -> tuple[Compiled, list[Collective]]:
+    asked: Mapping[str, Any],
+    make: Callable[[], Record],
+) -> Record:
     """The stored account of a program, or a new one, which is then stored.
 
     Args:
       folder: None keeps nothing.
+      asked: stored beside the account.
     """
     path = None if folder is None else folder / f"{key}.json"
     if path is not None and path.exists():
-        stored = json.loads(path.read_text())
-        sends = [Collective(**row) for row in stored.pop("collectives")]
-        return Compiled(text="", **stored), sends
+        return _read(path)[1]
     made, sends = make()
     if path is not None:
         stored = dataclasses.asdict(made)
         del stored["text"]  # megabytes, and read already
-        stored["collectives"] = [dataclasses.asdict(row) for row in sends]
+        record = {
+            "asked": asked,
+            "versions": _versions(),
+            "compiled": stored,
+            "collectives": [dataclasses.asdict(row) for row in sends],
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(stored, indent=1))
+        beside.write_text(json.dumps(record, indent=1) + "\n")
         beside.rename(path)
     return made, sends
+
+
+def records(folder: Path) -> list[tuple[dict[str, Any], Record]]:
+    """Everything that is stored: (what was asked, the account)."""
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Record]:
+    stored = json.loads(path.read_text())
+    sends = [Collective(**row) for row in stored["collectives"]]
+    return stored["asked"], (Compiled(text="", **stored["compiled"]), sends)

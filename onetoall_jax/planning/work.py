@@ -58,6 +58,9 @@ class Size:
             raise UserError(f"{text!r} is no size: write 29x768x768.")
         return cls(*map(int, sides))
 
+    def __str__(self) -> str:
+        return f"{self.num_frames}x{self.height}x{self.width}"
+
     def clip(self, geometry: Geometry, text: int) -> flops.Clip:
         """The same as the table of operations takes it; `text` rows of prompt."""
         sizes = self.num_frames, self.height, self.width
