@@ -36,13 +36,15 @@ def main(argv: Sequence[str]) -> None:
     if _CONFIG.value is None:
         raise errors.UserError("Give --config=configs/stage1.py:tiny or another one.")
     settings = run_settings.build(_CONFIG.value.to_dict())
-    from data_pipeline import builder, loader
+    from data_pipeline import builder, loader, plan
     from data_pipeline.settings import DataConfig
     from onetoall_jax.pipelines import train
     from onetoall_jax.sharding import hosts
 
     data = config.build(DataConfig, settings.data, "config.data")
-    builder.Rows(data.root, data.split)  # a missing data set is said before any work
+    # A missing data set is said before any work.
+    rows = builder.Rows(data.root, data.split)
+    print(plan.told(data, rows.sizes), file=sys.stderr)
     # Before any array exists.
     hosts.start(_MULTIHOST.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     workdir = Path(_WORKDIR.value or f"runs/{settings.name}")

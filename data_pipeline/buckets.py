@@ -1,7 +1,8 @@
 """Sizes that batches come in, and which of them a clip belongs to."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -66,6 +67,7 @@ TABLES = {
 # Rows of less than this share of an area are not enlarged to it.
 _SMALLEST = 0.70
 _LONGEST_SECONDS = 10  # of a clip, the rest is not counted
+DRAWS = 3  # for an area: of the length, and of the area for a video and for a picture
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -81,30 +83,26 @@ def assign(
     resolutions: tuple[Resolution, ...],
     num_frames: int,
     row: tuple[int, int, int, float],
-    index: int,
-    seed: int,
-    epoch: int | None = None,
+    draws: int | Sequence[float],
     aspects: tuple[float, ...] = (),
 ) -> Bucket | None:
     """Bucket of a row (height, width, frames, frames a second); None leaves it out.
 
     Args:
       row: fps may be NaN: every frame then counts.
-      index: number of the row, which its draws come from.
-      seed: of the run.
-      epoch: whose draws do not depend on another's; None takes the released draws of an
-        epoch whose seed is `seed`.
-      aspects: keys of the tables that are used; empty uses all.
+      draws, aspects: of `choose`.
     Raises:
       UserError: an unknown table or aspect.
     Source: section 2 of the released data page.
     """
     (height, width, _, _), (length, stride) = row, _counted(row)
-    start: int | tuple[int, ...] = (seed, epoch or 0, index, 0)
-    if epoch is None:
-        start = seed + index * sum(2 * len(_table(r).sizes) for r in resolutions)
     size = height, width, length
-    return choose(resolutions, num_frames, size, stride, start, aspects)
+    return choose(resolutions, num_frames, size, stride, draws, aspects)
+
+
+def released_seed(resolutions: tuple[Resolution, ...], index: int, seed: int) -> int:
+    """Where the release's draws of row `index` begin in an epoch of a seed."""
+    return seed + index * sum(2 * len(_table(r).sizes) for r in resolutions)
 
 
 def choose(
@@ -112,7 +110,7 @@ def choose(
     num_frames: int,
     size: tuple[int, int, int],
     stride: int,
-    seed: int | tuple[int, ...],
+    draws: int | Sequence[float],
     aspects: tuple[float, ...] = (),
 ) -> Bucket | None:
     """Bucket of a clip of (height, width, frames), every `stride`-th frame taken.
@@ -121,26 +119,29 @@ def choose(
     it lasts long enough and a draw does not make it a picture.
 
     Args:
-      seed: of the clip's draws in an epoch; a number counts up from draw to draw, as
-        released, a tuple gets the number of the draw as its last entry.
+      draws: DRAWS uniform numbers for every area, the largest first; or a seed from
+        which they are drawn as released.
+      aspects: keys of the tables that are used; empty uses all.
     Source: section 2 of the released data page, draw for draw.
     """
-
-    def uniform(k: int) -> np.random.Generator:
-        numbered = seed + k if isinstance(seed, int) else (*seed, k)
-        return np.random.default_rng(numbered)
-
     for order, (resolution, whole) in enumerate(
         _large_enough(resolutions, num_frames, size, stride)
     ):
         if whole is None:
             continue
-        video, image = (uniform(2 * order + k) for k in (0, 1))
-        whole = video.random() <= 1 - resolution.image_share and whole
-        chosen = video if whole else image
-        if resolution.share >= 1 or chosen.random() < resolution.share:
-            return _fitted(resolution, aspects, num_frames if whole else 1, size)
+        if isinstance(draws, int):
+            length, video, image = _released(draws + 2 * order)
+        else:
+            length, video, image = draws[DRAWS * order : DRAWS * (order + 1)]
+        whole = length <= 1 - resolution.image_share and whole
+        if resolution.share >= 1 or (video if whole else image) < resolution.share:
+            return _fitted(resolution, aspects, num_frames if whole else 1, size[:2])
     return None
+
+
+def _released(seed: int) -> tuple[float, float, float]:
+    video, image = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    return video.random(), video.random(), image.random()
 
 
 def possible(
@@ -157,7 +158,7 @@ def possible(
             continue
         lengths = [num_frames] if whole and resolution.image_share < 1 else []
         lengths += [1] if not whole or resolution.image_share > 0 else []
-        found |= {_fitted(resolution, aspects, n, size) for n in lengths}
+        found |= {_fitted(resolution, aspects, n, size[:2]) for n in lengths}
         if resolution.share >= 1:
             break
     return sorted(bucket for bucket in found if bucket is not None)
@@ -185,16 +186,17 @@ def _large_enough(
         yield resolution, None if small else whole
 
 
+@functools.lru_cache(maxsize=100_000)
 def _fitted(
     resolution: Resolution,
     aspects: tuple[float, ...],
     num_frames: int,
-    size: tuple[int, int, int],
+    size: tuple[int, int],
 ) -> Bucket | None:
     table = _table(resolution)
     if aspects:
         table = table.only(aspects)
-    fitted = table.nearest(*size[:2])
+    fitted = table.nearest(*size)
     return Bucket(num_frames, *fitted) if fitted else None
 
 

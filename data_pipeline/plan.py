@@ -80,23 +80,18 @@ def members(
       UserError: the settings name an unknown table of sizes.
     """
     found: dict[Bucket, list[int]] = {}
-    seed, released = config.seed, config.released_buckets
-    for i, rows in enumerate(units(sizes) if places is None else places):
-        bucket = buckets.assign(
-            config.resolutions,
-            config.num_frames,
-            facts(sizes, rows[0]),
-            i,
-            seed + epoch if released else seed,
-            None if released else epoch,
-            config.aspects,
-        )
+    places = units(sizes) if places is None else places
+    areas = config.resolutions
+    rng = np.random.default_rng([config.seed, epoch, 0])
+    chances = rng.random((len(places), 1 + buckets.DRAWS * len(areas))).tolist()
+    for i, (rows, (member, *draws)) in enumerate(zip(places, chances, strict=True)):
+        drawn: int | list[float] = draws
+        if config.released_buckets:
+            drawn = buckets.released_seed(areas, i, config.seed + epoch)
+        known = facts(sizes, rows[0])
+        bucket = buckets.assign(areas, config.num_frames, known, drawn, config.aspects)
         if bucket is not None:
-            chosen = 0
-            if len(rows) > 1:
-                rng = np.random.default_rng([seed, epoch, i, 3])
-                chosen = int(rng.integers(len(rows)))
-            found.setdefault(bucket, []).append(rows[chosen])
+            found.setdefault(bucket, []).append(rows[int(member * len(rows))])
     return found
 
 

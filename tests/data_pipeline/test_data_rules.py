@@ -30,7 +30,8 @@ SET_768_V2 = (Resolution("768", 0.8, 0.05), Resolution("512", 1.0, 0.05))
 def assigned(resolutions, seed):
     found: dict[str, str] = {}
     for name, row in ROWS.items():
-        bucket = buckets.assign(resolutions, 29, row[1:], row[0], seed)
+        draws = buckets.released_seed(resolutions, row[0], seed)
+        bucket = buckets.assign(resolutions, 29, row[1:], draws)
         assert bucket is not None
         size = (bucket.height, bucket.width)
         table = "512" if size in [s[1:] for s in buckets.TABLES["512"].sizes] else "768"
@@ -71,7 +72,7 @@ def test_rows_take_the_released_aspects():
     keys = {(h, w): key for key, h, w in buckets.TABLES["512"].sizes}
     found = []
     for row in ROWS.values():
-        bucket = buckets.assign(MOCHI, 29, row[1:], row[0], 43)
+        bucket = buckets.assign(MOCHI, 29, row[1:], 43)
         assert bucket is not None
         found.append(keys[bucket.height, bucket.width])
     assert found == [1.75, 1.75, 1.75, 1.0, 1.46, 0.57, 1.75, 2.40, 0.57]
@@ -79,13 +80,13 @@ def test_rows_take_the_released_aspects():
 
 def test_a_clip_without_a_known_rate_counts_every_frame():
     for length, frames in ((29, 29), (28, 1)):
-        bucket = buckets.assign(MOCHI, 29, (672, 384, length, float("nan")), 0, 43)
+        bucket = buckets.assign(MOCHI, 29, (672, 384, length, float("nan")), 43)
         assert bucket is not None and bucket.num_frames == frames
 
 
 def test_unknown_tables_and_stages_are_named():
     with pytest.raises(UserError, match="'1024'"):
-        buckets.assign((Resolution("1024"),), 29, (512, 512, 30, 16.0), 0, 0)
+        buckets.assign((Resolution("1024"),), 29, (512, 512, 30, 16.0), 0)
     with pytest.raises(UserError, match="no stage 4"):
         stage_defaults(4)
 
