@@ -217,7 +217,8 @@ def sheet(prepared: Prepared) -> np.ndarray:
         (f"driving poses {chosen[0]} to {chosen[-1]}", poses),
         ("driving poses over the reference", over),
     ]
-    return media.contact_sheet(rows, columns=_SHOWN)
+    height = 160 if prepared.size[0] < 320 else 320
+    return media.contact_sheet(rows, columns=_SHOWN, height=height)
 
 
 # --- of others -----------------------------------------------------------------------
