@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onetoall_jax.alignment import anchor, fit, retarget
+from onetoall_jax.alignment import anchor, fit, limbs, retarget
+from onetoall_jax.alignment import inside as insides
 from onetoall_jax.alignment.move import Placement
 from onetoall_jax.alignment.person import Person, from_clip, from_keypoints
 from onetoall_jax.alignment.retarget import RetargetConfig
 from onetoall_jax.errors import UserError
 
 _SHOULDERS = [2, 5]
-_SEEN = 0.5
+_SAME = 0.03  # relative difference of proportions that nobody sees
 
 
 class Mode(NamedTuple):
@@ -49,12 +50,19 @@ class AlignConfig:
       mode: a name in MODES, or "auto".
       anchor: driving frame that the reference is compared with; -1 looks for the one
         most like it, as the paper does.
-      retarget: proportions.
+      retarget: proportions; the release's slips are mended unless it says otherwise,
+        `RetargetConfig()` has them all.
+      keep_inside: retargeted poses are moved, and made smaller if they must, so that no
+        joint leaves the frame in which the driving clip has it; the release lets it.
     """
 
     mode: str = AUTO
     anchor: int = 0
-    retarget: RetargetConfig = RetargetConfig()
+    retarget: RetargetConfig = retarget.MENDED
+    keep_inside: bool = True
+
+
+RELEASED = AlignConfig(retarget=RetargetConfig(), keep_inside=False)
 
 
 class Aligned(NamedTuple):
@@ -65,6 +73,7 @@ class Aligned(NamedTuple):
       placement: the move of the picture, or None.
       driving: one person a frame.
       mode: name in MODES; reason: why, in a few words.
+      warnings: what a person may want to look at, a sentence each.
     """
 
     reference: Person
@@ -72,6 +81,7 @@ class Aligned(NamedTuple):
     driving: list[Person]
     mode: str
     reason: str
+    warnings: tuple[str, ...] = ()
 
 
 def align(
@@ -108,9 +118,41 @@ def align(
     placement = None
     if MODES[mode].moves:
         placement = anchor.place(driving[at], reference)
+    warnings: tuple[str, ...] = ()
     if MODES[mode].retargets:
+        before = driving
         driving = _retargeted(driving, reference, placement, at, size, config.retarget)
-    return Aligned(reference, placement, driving, mode, reason)
+        shift = insides.keep(before, driving) if config.keep_inside else None
+        if shift is not None:
+            driving = [shift.person(person) for person in driving]
+            placement = None if placement is None else _shifted(placement, shift)
+            warnings = (_said(shift),)
+        warnings += _unlike(reference, driving[at], size)
+    return Aligned(reference, placement, driving, mode, reason, warnings)
+
+
+def _unlike(reference: Person, made: Person, size: tuple[int, int]) -> tuple[str, ...]:
+    return tuple(
+        f"the {name} comes out {ratio:.2f} times as long as the reference has it: "
+        "look at the key points of both"
+        for name, ratio in limbs.unlike(reference, made, size, _SAME).items()
+    )
+
+
+def _shifted(placement: Placement, shift: insides.Shift) -> Placement:
+    """The picture goes where the poses go."""
+    end = shift.scale * placement.end + shift.by
+    scale = placement.scale * shift.scale
+    return Placement(np.float32(scale), placement.start, end.astype(np.float32))
+
+
+def _said(shift: insides.Shift) -> str:
+    smaller = f"drawn at {shift.scale:.0%} of its size and " if shift.scale < 1 else ""
+    x, y = shift.by
+    return (
+        f"the person is {smaller}moved by {x:+.2f}, {y:+.2f} of the frame, or these "
+        f"would leave it: {', '.join(shift.joints)}"
+    )
 
 
 def _retargeted(
@@ -124,13 +166,13 @@ def _retargeted(
     if placement is None:
         return retarget.to_reference(driving, reference, at, size, size, config)
     moved = anchor.moved(driving[at], reference)
-    return retarget.to_driving(driving, moved, at, config)
+    return retarget.to_driving(driving, moved, at, config, size)
 
 
 def choose(reference: Person, driving: Person) -> tuple[str, str]:
     """(mode, why) for two people, by what of the body each of them shows."""
     for who, person in (("reference", reference), ("driving clip", driving)):
-        if (person.body[_SHOULDERS, 2] < _SEEN).any():
+        if (person.body[_SHOULDERS, 2] < limbs.SEEN).any():
             return "reference", f"the {who} shows no shoulders to measure by"
     ours, theirs = retarget.shown(reference.body), retarget.shown(driving.body)
     if ours < theirs:

@@ -5,11 +5,12 @@ point may fall on another pixel.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from onetoall_jax.alignment import anchor as anchors
+from onetoall_jax.alignment import limbs
 from onetoall_jax.alignment.person import DRAWN, Person
 from onetoall_jax.errors import UserError
 
@@ -45,8 +46,16 @@ class RetargetConfig:
       even_sides: eyes, ears and hips too have one ratio for left and right; in the
         release only shoulders, arms and legs do.
       hand_threshold: score below which a point of a hand is dropped.
+      limit: a bone's ratio may be so many times larger or smaller than the typical one
+        of its body; 0 is no limit, as released. Beyond it a joint is more likely to be
+        misplaced than a body to be built so.
+      only_seen: bones that the anchor does not show are measured in the nearest frame
+        that does; what is never shown takes the typical ratio. In the release that of
+        where its joints were guessed to be (towards the driving person: 1).
+      in_pixels: towards the driving person, lengths are measured in pixels; the release
+        measures in units of the frame, where a limb is longer the more it leans.
     Raises:
-      UserError: no such `shifted_frames`.
+      UserError: no such `shifted_frames`, or a limit below 1.
     """
 
     sure: float = anchors.SURE
@@ -57,6 +66,9 @@ class RetargetConfig:
     whole_chains: bool = False
     even_sides: bool = False
     hand_threshold: float = 0.4
+    limit: float = 0.0
+    only_seen: bool = False
+    in_pixels: bool = False
 
     def __post_init__(self) -> None:
         if self.shifted_frames not in _SHIFTED:
@@ -64,6 +76,24 @@ class RetargetConfig:
                 f"shifted_frames is {self.shifted_frames!r}; it takes "
                 f"{', '.join(map(repr, _SHIFTED))}."
             )
+        if self.limit and self.limit < 1:
+            raise UserError(
+                f"A limit of {self.limit} on bone ratios allows none: give 1 or more, "
+                "or 0 for no limit."
+            )
+
+
+MENDED = RetargetConfig(
+    foot_on_ground=True,
+    shifted_frames="all",
+    same_side_hands=True,
+    exchanged_by_own_root=True,
+    whole_chains=True,
+    even_sides=True,
+    limit=2.0,
+    only_seen=True,
+    in_pixels=True,
+)
 
 
 def scale_face(face: np.ndarray, other: np.ndarray, nose: np.ndarray) -> np.ndarray:
@@ -106,7 +136,7 @@ def to_reference(
       first.
     Source: section 6.1 of the released preprocessing page.
     """
-    fit = _Fit(driving[anchor], reference, driving_size, reference_size, config)
+    fit = _Fit(driving, anchor, reference, driving_size, reference_size, config)
     shift = fit.sideways(driving[0])
     shifted = {"first": 1, "all": len(driving), "none": 0}[config.shifted_frames]
     return [
@@ -120,7 +150,8 @@ class _Fit:
 
     def __init__(
         self,
-        source: Person,
+        driving: Sequence[Person],
+        anchor: int,
         reference: Person,
         source_size: tuple[int, int],
         size: tuple[int, int],
@@ -129,10 +160,19 @@ class _Fit:
         self._config, self._reference = config, reference
         self._from = np.array(source_size[::-1], np.float64)
         self._to = np.array(size[::-1], np.float64)
-        s, d = source.body, reference.body
+        s, d = driving[anchor].body, reference.body
         self._scale = _size_ratio(s, d, self._from, self._to)
         grown = np.array([int(v * self._scale) for v in self._to], np.float64)
-        self._ratios = _bone_ratios(s[:, :2] * self._from, d[:, :2] * grown)
+        bodies = [person.body for person in driving]
+        chosen = _chosen_frames(bodies, anchor, _LIMBS, limbs.inside)
+        if not config.only_seen:
+            chosen = {}
+        frames = [bodies[chosen.get(limb, anchor)][:, :2] for limb in _LIMBS]
+        measured = [p * self._from for p in frames]
+        there = limbs.inside(d)
+        seen = [limb in chosen and bool(there[list(limb)].all()) for limb in _LIMBS]
+        ratios = _bone_ratios(measured, d[:, :2] * grown)
+        self._ratios = _limited(ratios, seen if config.only_seen else None, config)
         self._shown = min(shown(s), shown(d))
         placed = self._placed(s[:, :2] * self._from, feet=False)
         self._middle = self._centre(placed)
@@ -229,13 +269,33 @@ def _size_ratio(
     return np.sqrt(of_s[1] * of_s[0]) / np.sqrt(of_d[1] * of_d[0])
 
 
-def _bone_ratios(s: np.ndarray, d: np.ndarray) -> list[float]:
+def _chosen_frames(
+    bodies: Sequence[np.ndarray],
+    anchor: int,
+    bones: Iterable[tuple[int, int]],
+    shows: Callable[[np.ndarray], np.ndarray],
+) -> dict[tuple[int, int], int]:
+    """Bone -> the frame nearest to the anchor that shows it; missing if none does."""
+    seen = np.stack([shows(body) for body in bodies])
+    by_distance = sorted(range(len(bodies)), key=lambda i: abs(i - anchor))
+    made = {}
+    for bone in bones:
+        fitting = (i for i in by_distance if seen[i, list(bone)].all())
+        frame = next(fitting, None)
+        if frame is not None:
+            made[bone] = frame
+    return made
+
+
+def _bone_ratios(measured: Sequence[np.ndarray], d: np.ndarray) -> list[float]:
+    """Length in `d` over length in the points given for each limb."""
+
     def length(p: np.ndarray, k: int) -> float:
         a, b = _LIMBS[k]
         return float(np.linalg.norm(p[a] - p[b]))
 
     def ratio(k: int) -> float:
-        own = length(s, k)
+        own = length(measured[k], k)
         return length(d, k) / own if own else 1.0  # as elsewhere where nothing is seen
 
     r = [ratio(k) for k in range(len(_LIMBS))]
@@ -244,6 +304,31 @@ def _bone_ratios(s: np.ndarray, d: np.ndarray) -> list[float]:
     for a, b in _EYES_AND_EARS:
         r[a] = r[b] = (r[a] + r[b]) / 2
     return r
+
+
+def _limited(
+    ratios: list[float], seen: list[bool] | None, config: RetargetConfig
+) -> list[float]:
+    """Ratios within their limits; what that changes, `limbs.unlike` finds.
+
+    Args:
+      seen: which limbs both sides show; None takes all as shown.
+    """
+    if seen is None:
+        seen = [True] * len(ratios)
+    known = [r for k, r in enumerate(ratios) if seen[k] and _LIMBS[k] in limbs.LIMBS]
+    if not known:
+        return ratios
+    typical = float(np.median(known))
+    # Twins share a ratio, so one that is seen speaks for the other.
+    heard = list(seen)
+    for a, b in (*_TWINS, *_EYES_AND_EARS):
+        heard[a] = heard[b] = seen[a] or seen[b]
+    ratios = [r if h else typical for r, h in zip(ratios, heard, strict=True)]
+    if not config.limit:
+        return ratios
+    low, high = typical / config.limit, typical * config.limit
+    return [min(max(r, low), high) for r in ratios]
 
 
 def shown(body: np.ndarray) -> int:
@@ -306,32 +391,56 @@ _FOLLOWERS = {(0, 14): (16,), (0, 15): (17,), (1, 8): (9, 10), (1, 11): (12, 13)
 
 def proportions(
     reference: Person,
-    anchor: Person,
+    driving: Sequence[Person],
+    anchor: int,
     config: RetargetConfig = RetargetConfig(),  # noqa: B008
+    size: tuple[int, int] = (1, 1),
 ) -> dict[tuple[int, int], np.float32]:
     """Length of each bone of the reference over the anchor's; 1 where not surely seen.
 
     Args:
       reference: already scaled and moved onto the anchor.
+      size: (height, width) of the frame, for `in_pixels`.
     Source: section 6.3 of the released preprocessing page.
     """
-    r, a = (p.body[:, :2].astype(np.float32) for p in (reference, anchor))
-    known = anchors.known(reference, anchor, config.sure)
+    unit = np.array(size[::-1] if config.in_pixels else (1, 1), np.float32)
+    bodies = [person.body for person in driving]
+    bones = [bone for _, group, _ in _GROUPS for bone in group]
+    chosen = dict.fromkeys(bones, anchor)
+    known = anchors.known(reference, driving[anchor], config.sure)
+    if config.only_seen:
+        sure = _sure(reference.body, config)
+        chosen = _chosen_frames(
+            bodies, anchor, bones, lambda b: sure & _sure(b, config)
+        )
+        known = sure & np.any([_sure(b, config) for b in bodies], axis=0)
+    r = reference.body[:, :2].astype(np.float32) * unit
 
     def ratio(bone: tuple[int, int]) -> np.float32:
+        if bone not in chosen:
+            return np.float32(1)
         i, j = bone
+        a = bodies[chosen[bone]][:, :2].astype(np.float32) * unit
         own = np.linalg.norm(a[i] - a[j])
         return np.linalg.norm(r[i] - r[j]) / own if own > _TINY else np.float32(1)
 
-    made = {bone: np.float32(1) for _, bones, _ in _GROUPS for bone in bones}
-    for joints, bones, borrowed in _GROUPS:
+    made = {bone: np.float32(1) for bone in bones}
+    for joints, group, borrowed in _GROUPS:
         if not known[list(joints)].all():
             break
-        made |= {bone: ratio(bone) for bone in bones}
+        made |= {bone: ratio(bone) for bone in group}
         made |= {bone: made[lender] for bone, lender in borrowed}
     for one, other in _AVERAGED + (_UNEVEN if config.even_sides else ()):
         made[one] = made[other] = (made[one] + made[other]) / 2
+    if config.limit:
+        # The reference has the anchor's size already: a typical ratio is 1.
+        most = np.float32(config.limit)
+        made = {bone: np.clip(r, 1 / most, most) for bone, r in made.items()}
     return made
+
+
+def _sure(body: np.ndarray, config: RetargetConfig) -> np.ndarray:
+    return body[:, 2].astype(np.float32) >= np.float32(config.sure)
 
 
 def to_driving(
@@ -339,14 +448,16 @@ def to_driving(
     reference: Person,
     anchor: int,
     config: RetargetConfig = RetargetConfig(),  # noqa: B008
+    size: tuple[int, int] = (1, 1),
 ) -> list[Person]:
     """Driving poses that keep their place but take the reference's proportions.
 
     Args:
       reference: already scaled and moved onto the anchor (`anchor.moved`).
+      size: (height, width) of the frame, for `in_pixels`.
     Source: section 6.3 of the released preprocessing page.
     """
-    ratios = proportions(reference, driving[anchor], config)
+    ratios = proportions(reference, driving, anchor, config, size)
     return [_stretched(p, reference, ratios, config) for p in driving]
 
 

@@ -84,7 +84,11 @@ def prepare(
     if aligned.placement is not None:
         missing = move.missing(*before, aligned.placement)
         picture = move.warp(reference, aligned.placement)
-    notes = [f"alignment {aligned.mode}: {aligned.reason}", *resized(before, sizes[-1])]
+    notes = [
+        f"alignment {aligned.mode}: {aligned.reason}",
+        *aligned.warnings,
+        *resized(before, sizes[-1]),
+    ]
     return Prepared(
         fitted(picture, sizes),
         fitted(missing, sizes).astype(np.float32) / 255,

@@ -232,7 +232,7 @@ def test_even_sides_gives_eyes_ears_and_hips_one_ratio_too():
     pairs = [((0, 14), (0, 15)), ((14, 16), (15, 17)), ((1, 8), (1, 11))]
     released, meant = (
         retarget.proportions(
-            target, DRIVING[0], RetargetConfig(sure=0.5, even_sides=even)
+            target, DRIVING, 0, RetargetConfig(sure=0.5, even_sides=even)
         )
         for even in (False, True)
     )
@@ -282,14 +282,14 @@ def test_weak_hand_points_are_dropped():
 
 def test_an_unsure_joint_leaves_its_bone_and_all_later_ones_alone():
     shy = changed(REFERENCE, [3, 6], 0.1)
-    ratios = retarget.proportions(shy, DRIVING[0], RetargetConfig(sure=0.5))
+    ratios = retarget.proportions(shy, DRIVING, 0, RetargetConfig(sure=0.5))
     measured = {(0, 1), (0, 14), (0, 15), (14, 16), (15, 17), (1, 2), (1, 5)}
     assert {bone for bone, ratio in ratios.items() if ratio != 1} == measured
 
 
 def test_an_unsure_wrist_lends_the_forearm_the_upper_arm_s_ratio():
     shy = changed(REFERENCE, [4], 0.1)
-    ratios = retarget.proportions(shy, DRIVING[0], RetargetConfig(sure=0.5))
+    ratios = retarget.proportions(shy, DRIVING, 0, RetargetConfig(sure=0.5))
     assert ratios[(3, 4)] == ratios[(2, 3)] != 1
     assert ratios[(1, 8)] != 1 and ratios[(8, 9)] == 1
 
