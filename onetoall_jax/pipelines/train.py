@@ -21,7 +21,7 @@ from onetoall_jax.geometry import Geometry
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
-from onetoall_jax.pipelines import encode, preview, start
+from onetoall_jax.pipelines import encode, preview, start, tune
 from onetoall_jax.pipelines.compiled import use_cache
 from onetoall_jax.pipelines.settings import FREE, RunSettings
 from onetoall_jax.sharding import hosts, rules
@@ -206,7 +206,7 @@ def train_step(settings: RunSettings, codec: Codec, target: TrainState) -> Any:
         settings.model,
         dtype=jnp.dtype(training.dtype),
         remat=training.remat,
-        attention=settings.attention,
+        attention=tune.taken_in(settings.attention, _device_kind(target)),
     )
     encoders = Encoders(
         clip=codec.encode,
@@ -270,6 +270,10 @@ def _table(
 def _work(settings: RunSettings, geometry: Geometry, size: tuple[int, ...]) -> float:
     name = settings.training.trainable
     return _table(settings.model, settings.text.length, name, geometry, size)
+
+
+def _device_kind(target: TrainState) -> str:
+    return jax.tree.leaves(target)[0].sharding.mesh.devices.flat[0].device_kind
 
 
 def _peak(mesh: Mesh) -> float | None:

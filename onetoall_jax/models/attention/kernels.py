@@ -37,7 +37,8 @@ def local(
     """
     kernel = config.kernel
     if kernel == "auto":
-        kernel = _choose(q, k, bias)
+        plainly = bias is not None
+        kernel = "plain" if plainly else choose(q.shape, k.shape[1], q.dtype)
     if bias is not None and kernel != "plain":
         raise ValueError(f"kernel {kernel!r} takes no bias")
     blocks = config.blocks_for(kernel, q.shape[1], k.shape[1], q.shape[-1])
@@ -52,16 +53,15 @@ def local(
     return checkpoint_name(out, OUTPUT)
 
 
-def _choose(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> str:
-    b, t, n, head_dim = q.shape
-    if bias is not None:
-        return "plain"
+def choose(query: tuple[int, ...], keys: int, dtype: jnp.dtype) -> str:
+    """The fastest kernel for queries of a shape [B,T,N,K] on the device in use."""
+    b, t, n, head_dim = query
     platform = axes.platform()
-    if platform == "gpu" and q.dtype != jnp.float32 and head_dim in (32, 64, 128):
+    if platform == "gpu" and dtype != jnp.float32 and head_dim in (32, 64, 128):
         return "cudnn"
     if platform == "tpu" and head_dim % 128 == 0 and t >= 1024:
         return "splash"
-    return "plain" if b * n * t * k.shape[1] <= _PLAIN_SCORES else "chunked"
+    return "plain" if b * n * t * keys <= _PLAIN_SCORES else "chunked"
 
 
 def plain(
