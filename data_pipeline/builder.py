@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import itertools
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,10 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.writer import ExampleWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose.keypoints import COUNT
 
+# What a system says when nothing more can be written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME, _VERSION = "clips", "1.1.0"
 _READABLE = (_VERSION, "1.0.0")  # the older one has no captions
 # What reading or decoding a damaged record raises.
@@ -136,6 +142,25 @@ def _decoded(coded: bytes, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(zlib.decompress(coded), np.uint8).reshape(*size, 3)
 
 
+class _Writer(ExampleWriter):
+    """Writes the fields of a row in one order: else it differs from run to run."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        try:
+            return super().write(path, ((k, _ordered(row)) for k, row in examples))
+        except RuntimeError as error:
+            # The writer of these files has no other way to say what the system said.
+            for number in FULL:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), path) from error
+            raise
+
+
+def _ordered(row: bytes) -> bytes:
+    parsed = tf_example_pb2.Example.FromString(row)
+    return parsed.SerializeToString(deterministic=True)
+
+
 class _Builder(tfds.core.ShardBasedBuilder):
     """Clips of people with whole-body key points."""
 
@@ -169,6 +194,9 @@ class _Builder(tfds.core.ShardBasedBuilder):
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # the index follows the order of making
         )
+
+    def _example_writer(self) -> ExampleWriter:
+        return _Writer(self.info.file_format)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Any]:
         return {

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import functools
 import shutil
@@ -25,7 +24,6 @@ from data_pipeline.prepare.store import Task
 from onetoall_jax.errors import UserError
 
 _SHARD = 256 << 20  # bytes of a file, about: as much is held in memory to write it
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # (work to do, pieces, result of a piece that was lost, name) -> results in order
 Runner = Callable[[Callable, Sequence, Callable, str], list]
 
@@ -78,7 +76,7 @@ def prepare(
         with _alone(work):
             return _prepared(footage, output, work, config, run, beam)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in builder.FULL:
             raise
         raise UserError(_full(output)) from error
 
