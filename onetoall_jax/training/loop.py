@@ -70,7 +70,8 @@ def run(
     with contextlib.ExitStack() as stack:
         records = _Records(stack, workdir if job.writes else None, job, first)
         for k in range(first, config.steps):
-            if job.stop(k):
+            batch = None if job.stop(k) else _read(records, batches, job, k)
+            if batch is None:
                 records.flush()
                 if k > saved:
                     job.save(k, state)
@@ -78,7 +79,6 @@ def run(
                     f"Stopped as asked after step {k} of {config.steps}, which is "
                     "saved: the same command goes on from there."
                 )
-            batch = records.waiting(batches)
             state, loss, metrics = job.step(state, job.place(batch), knobs(config, k))
             records.add(k + 1, batch, loss, metrics)
             if k == first:
@@ -92,6 +92,18 @@ def run(
             if job.sample and _due(k + 1, config.sample_every, config.steps):
                 job.sample(k + 1, state, batch)
     return state
+
+
+def _read(
+    records: "_Records", batches: Iterator[HostBatch], job: Job, step: int
+) -> HostBatch | None:
+    """Next batch, or None if the request to stop ended those who read it."""
+    try:
+        return records.waiting(batches)
+    except Exception:
+        if not job.stop(step):
+            raise
+        return None
 
 
 def knobs(config: TrainingConfig, step: int) -> Knobs:

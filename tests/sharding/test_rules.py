@@ -15,7 +15,7 @@ from onetoall_jax import axes, config, trees
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.settings import ModelConfig
-from onetoall_jax.sharding import mesh, rules
+from onetoall_jax.sharding import hosts, mesh, rules
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,6 +91,15 @@ def test_constraints_take_effect_where_the_mesh_is_in_force():
         made = jax.jit(pinned)(np.ones((8, 3), np.float32))
     assert made.sharding.spec == P(("data", "fsdp"))
     np.testing.assert_array_equal(made, 2.0)
+
+
+def test_a_process_reads_the_clips_that_its_devices_hold():
+    def places(**sizes):
+        grid = mesh.build(mesh.MeshConfig(**sizes), jax.devices()[:8])
+        return hosts.rows(grid, 16)
+
+    # One process holds all; how several share is tried with several.
+    assert places() == places(fsdp=1, context=8) == tuple(range(16))
 
 
 def pinned(x):

@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onetoall_jax.errors import UserError
+from onetoall_jax.errors import STOPPED, Stopped, UserError, reported
 from onetoall_jax.training import log, loop
 from onetoall_jax.training.metrics import Metrics
 from onetoall_jax.training.settings import TrainingConfig
@@ -92,3 +94,43 @@ def test_the_hash_sees_every_field():
     other = {"frames_u8": one["frames_u8"], "row": np.arange(2)}
     assert loop.batch_hash(one) != loop.batch_hash(other)
     assert loop.batch_hash(one) == loop.batch_hash(jax.tree.map(np.copy, one))
+
+
+def test_asked_to_stop_it_saves_the_last_step_and_says_so(tmp_path):
+    saved = []
+    stopping = dataclasses.replace(job(saved), stop=lambda step: step == 5)
+    with pytest.raises(Stopped, match="after step 5 of 6, which is saved"):
+        loop.run(SimpleNamespace(step=0), batches(), stopping, tmp_path)
+    assert saved == [3, 5] and [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4, 5]
+    at_once = dataclasses.replace(job(saved), stop=lambda step: True)
+    with pytest.raises(Stopped, match="after step 3"):  # saved before, or never begun
+        loop.run(SimpleNamespace(step=3), batches(3), at_once, tmp_path)
+    assert saved == [3, 5]
+
+
+def test_readers_that_the_signal_ended_too_do_not_hide_it(tmp_path):
+    def cut():
+        yield from itertools.islice(batches(), 2)
+        raise RuntimeError("a worker was terminated")
+
+    saved, asked = [], []
+    with pytest.raises(RuntimeError, match="worker"):
+        loop.run(SimpleNamespace(step=0), cut(), job(saved), tmp_path)
+    # Asked before the third batch, no; asked again when reading it failed, yes.
+    late = dataclasses.replace(
+        job(saved), stop=lambda step: asked.append(step) or asked.count(2) == 2
+    )
+    with pytest.raises(Stopped, match="after step 2"):
+        loop.run(SimpleNamespace(step=0), cut(), late, tmp_path)
+    assert saved == [2]
+
+
+def test_a_stopped_run_ends_with_a_code_of_its_own(capsys):
+    @reported
+    def main():
+        raise Stopped("Stopped after step 3.")
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == STOPPED == 75
+    assert capsys.readouterr().err == "Stopped after step 3.\n"
