@@ -300,6 +300,7 @@ def write_shards(
         empty = [split for split in shards if not sizes[split]]
         if empty:
             raise UserError(f"No clip was made for {empty}: nothing was written.")
+        _lengths_in_order(_folder(half))
         (_folder(half) / _INDEX).write_text(json.dumps(sizes))
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
@@ -307,6 +308,20 @@ def write_shards(
     root.mkdir(parents=True, exist_ok=True)
     shutil.move(str(half / _NAME), str(root / _NAME))
     shutil.rmtree(half)
+
+
+def _lengths_in_order(folder: Path) -> None:
+    """Mends what Beam leaves: TFDS sorts lengths of files as words, 10 before 2."""
+    path = folder / "dataset_info.json"
+    told = json.loads(path.read_text())
+    for split in told["splits"]:
+        noted = folder / f"{_NAME}-{split['name']}.shard_infos.json"
+        if noted.exists():
+            lengths = json.loads(noted.read_text())
+            every = range(len(lengths))
+            split["shardLengths"] = [str(lengths[str(i)]) for i in every]
+            noted.unlink()
+    path.write_text(json.dumps(told, indent=2))
 
 
 def _check_files(folder: Path, split: str) -> None:

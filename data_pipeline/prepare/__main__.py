@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.importers import layouts
-from data_pipeline.prepare import report, run
+from data_pipeline.prepare import beam, report, run
 from data_pipeline.prepare.screening import ScreenConfig
 from data_pipeline.prepare.settings import PrepareConfig
 from onetoall_jax import errors
@@ -36,6 +36,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="0 starts no process"
     )
+    parser.add_argument(
+        "--beam", help='run on Apache Beam: its options, as "--runner=DirectRunner"'
+    )
     _flags(parser, PrepareConfig, ("screen",))
     _flags(parser, ScreenConfig)
     args = vars(parser.parse_args(argv))
@@ -44,8 +47,10 @@ def main(argv: list[str]) -> None:
     footage = layouts.read(args["layout"], args["input"])
     for sentence in footage.told:
         print(sentence)
-    runner = run.local(args["workers"])
-    made = run.prepare(footage, args["output"], config, runner)
+    runner, writing = run.local(args["workers"]), None
+    if args["beam"] is not None:
+        runner, writing = beam.open_runner(args["beam"])
+    made = run.prepare(footage, args["output"], config, runner, writing)
     counts = report.count(made.found)
     print(", ".join(f"{n} {kind}" for kind, n in counts.items()))
     print(f"{made.rows} rows; {args['output']}/report/report.html")
