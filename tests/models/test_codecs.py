@@ -20,11 +20,12 @@ def random(shape, seed=0):
 
 
 @pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 2)])
-def test_both_convolution_forms_agree(strides):
+def test_convolution_forms_agree(strides):
     x, kernel, bias = random((2, 6, 5, 7, 3)), random((3, 3, 3, 3, 4), 1), random(4, 2)
     direct = conv3d(x, kernel, bias, strides=strides, form="direct")
-    frames = conv3d(x, kernel, bias, strides=strides, form="frames")
-    np.testing.assert_allclose(direct, frames, rtol=1e-4, atol=1e-4)
+    for form in ("frames", "rows"):
+        other = conv3d(x, kernel, bias, strides=strides, form=form)
+        np.testing.assert_allclose(direct, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
