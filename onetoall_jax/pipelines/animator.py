@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from onetoall_jax import config, lora, trees
 from onetoall_jax.checkpoints import parameters
@@ -20,8 +21,8 @@ from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
 from onetoall_jax.models.text_attention import merged
+from onetoall_jax.pipelines import devices, start
 from onetoall_jax.pipelines import settings as run_settings
-from onetoall_jax.pipelines import start
 from onetoall_jax.pipelines.compiled import use_cache
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.sampling import clip, guidance
@@ -61,6 +62,10 @@ class Animator(NamedTuple):
           UserError: an unknown setting, or a value of another type.
         """
         sampling = _sampling(self.sampler.config, overrides)
+        if sampling.devices != self.sampler.config.devices:
+            raise UserError(
+                "sampling.devices says where parameters lie: give it to `load`."
+            )
         if dataclasses.replace(sampling, seed=0) == dataclasses.replace(
             self.sampler.config, seed=0
         ):
@@ -139,14 +144,19 @@ def loaded(given: Setup) -> Animator:
     """Reads the parameters; see `load`."""
     folder, settings, codec, sampling = given
     use_cache(settings.training.compilation_cache)
-    params = _params(folder, settings)
+    mesh = devices.mesh_of(sampling)
+    params = _params(folder, settings, mesh)
     codec_params = nn.meta.unbox(jax.eval_shape(codec.init, jax.random.key(0)))
     if jax.tree.leaves(codec_params):
         if settings.codec.params is None:
             raise UserError("codec.params is not set: name the converted VAE.")
         codec_params = parameters.load(Path(settings.codec.params), codec_params)
     dtype = jnp.dtype(settings.training.dtype)
-    sampler = Sampler(onetoall.functions(settings.model, dtype=dtype), codec, sampling)
+    functions = onetoall.functions(
+        settings.model, dtype=dtype, attention=settings.attention
+    )
+    scope = None if mesh is None else devices.scope(mesh)
+    sampler = Sampler(functions, codec, sampling, scope)
     return Animator(
         settings, codec, sampler, params, codec_params, given.canvas_side, folder
     )
@@ -157,11 +167,15 @@ def _sampling(before: SamplingConfig, overrides: Mapping[str, Any]) -> SamplingC
     return config.build(SamplingConfig, changed, "sampling")
 
 
-def _params(folder: Path, settings: RunSettings) -> Any:
+def _params(folder: Path, settings: RunSettings, mesh: Mesh | None) -> Any:
     """Parameters to draw with; adapters are merged into the base they were made for."""
+
+    def expected(boxed: Any) -> Any:
+        return nn.meta.unbox(boxed) if mesh is None else start.abstract(boxed, mesh)
+
     if not settings.lora.rank:
-        return parameters.load(folder, onetoall.abstract(settings.model))
-    whole = nn.meta.unbox(start.boxed(settings.model, settings.lora))
+        return parameters.load(folder, expected(start.boxed(settings.model)))
+    whole = expected(start.boxed(settings.model, settings.lora))
     mine, base = trees.split(whole, lora.ALL)
     adapters = parameters.load(folder, mine)
     params = parameters.load(Path(settings.init_from), base)

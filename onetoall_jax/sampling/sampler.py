@@ -1,5 +1,6 @@
 """The compiled unit: several segments of one length, each made of Euler steps."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -50,11 +51,13 @@ class Sampler:
       functions: the model's `conditions`, `reference_features`, `velocity`.
       codec: `geometry`, `encode(params, frames)`, `decode(params, latents)`.
       config: settings.
+      scope: what programs are called in: a mesh and its rules, or nothing.
     """
 
     functions: Any
     codec: Any
     config: SamplingConfig
+    scope: Callable[[], contextlib.AbstractContextManager] | None = None
 
     @functools.cached_property
     def denoiser(self) -> Denoiser:
@@ -97,7 +100,16 @@ class Sampler:
                 chained=chained,
             )  # fmt: skip
 
-        return jax.jit(call, static_argnames=("length", "chained"))
+        program = jax.jit(call, static_argnames=("length", "chained"))
+        scope = self.scope
+        if scope is None:
+            return program
+
+        def inside(*args: Any, **static: Any) -> tuple[Carry, Drawn]:
+            with scope():
+                return program(*args, **static)
+
+        return inside
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """[f,h,w,C] of a segment."""

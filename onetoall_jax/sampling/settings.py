@@ -17,6 +17,8 @@ class SamplingConfig:
       pose_scale: factor on what pose control adds.
       passes: how the passes of a step are made: "sequential", "batched" (a mesh spreads
         the batch over its devices) or "auto", by memory; the result is the same.
+      devices: that share a clip, first its passes, then its tokens; 0 takes all there
+        are. Chosen when a checkpoint is loaded.
       segment_frames: frames drawn at a time, 1 + temporal stride * n.
       overlap: frames of a segment that the one before has made; they decode from two
         latent frames.
@@ -37,6 +39,7 @@ class SamplingConfig:
     black_pose: bool = True
     pose_scale: float = 1.0
     passes: str = "auto"
+    devices: int = 1
     segment_frames: int = 81
     overlap: int = 5
     plan: str = "static"
