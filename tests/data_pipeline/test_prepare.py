@@ -1,5 +1,6 @@
 """Footage to rows: cuts, screening, resuming, what is said of bad files."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,13 +12,22 @@ import pytest
 from data_pipeline import builder
 from data_pipeline.importers import layouts
 from data_pipeline.importers.footage import Item
-from data_pipeline.prepare import examine, run, screening, store, survey, text, workers
+from data_pipeline.prepare import (
+    examine,
+    poses,
+    run,
+    screening,
+    store,
+    survey,
+    text,
+    workers,
+)  # fmt: skip
 from data_pipeline.prepare.examine import Found
 from data_pipeline.prepare.screening import Measures, ScreenConfig, reason
 from data_pipeline.prepare.settings import PrepareConfig
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
-from onetoall_jax.pose import files
+from onetoall_jax.pose import detect, files
 from onetoall_jax.pose.files import Track
 
 SIZE = (64, 48)
@@ -335,3 +345,67 @@ def test_a_process_that_dies_costs_the_piece_it_was_at():
     assert sorted(done) == [(0, 0), (1, 10), (2, -2), (3, 30), (4, 40)]
     with pytest.raises(UserError, match="one is too many"):
         list(workers.results(fail_at_one, range(5), 2, abs))
+
+
+class Chain:
+    """The released detectors, who see a crowd in every frame but the first."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def counted(self, frame):
+        self.seen += 1
+        points = person(1)[0]
+        return points, 1 if self.seen == 1 else 3
+
+
+def test_people_counted_by_the_released_detectors_are_screened(tmp_path, monkeypatch):
+    footage(tmp_path / "footage", "a", scene(1, 10))
+    (tmp_path / "footage" / "a.npz").unlink()
+    for name in ("yolox_l.onnx", "dw-ll_ucoco_384.onnx"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(poses, "_released", lambda models: Chain())
+    config = PrepareConfig(screen=screen(), models=str(tmp_path))
+    with pytest.raises(UserError, match="train on: 1 x several people"):
+        prepare(tmp_path / "footage", tmp_path / "out", config)
+    crowd = dataclasses.replace(config, screen=screen(alone=0.1))
+    (clip,) = prepare(tmp_path / "footage", tmp_path / "out", crowd).found
+    assert clip.measures.alone == pytest.approx(0.1)
+    told = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert told["key_points"] == "of 0 files given, of 1 from the detector dwpose"
+
+
+def test_a_detector_is_asked_for_before_any_work(tmp_path):
+    footage(tmp_path / "footage", "a", scene(1, 10))
+    (tmp_path / "footage" / "a.npz").unlink()
+    config = PrepareConfig(models=str(tmp_path), environment=str(tmp_path))
+    with pytest.raises(UserError, match="detect --setup"):
+        prepare(tmp_path / "footage", tmp_path / "out", config)
+    wrong = dataclasses.replace(config, detector="openpose")
+    with pytest.raises(UserError, match="no detector 'openpose'"):
+        prepare(tmp_path / "footage", tmp_path / "out", wrong)
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_frames_in_which_the_detector_lost_the_person_repeat_a_neighbour(
+    tmp_path, monkeypatch
+):
+    """Of ten frames the fourth shows nobody: measured so, stored as the third."""
+    points = person(10)
+    points[3] = 0
+    footage(tmp_path / "footage", "a", scene(1, 10))
+    (tmp_path / "footage" / "a.npz").unlink()
+    monkeypatch.setattr(detect, "offline", lambda environment: detected(points))
+    config = PrepareConfig(screen=screen(), models=str(tmp_path), lossless=True)
+    (clip,) = prepare(tmp_path / "footage", tmp_path / "out", config).found
+    assert clip.measures.seen == pytest.approx(0.9)
+    row = builder.Rows(tmp_path / "out", "train").read(0, range(10))
+    np.testing.assert_array_equal(row.keypoints, points[[0, 1, 2, 2, *range(4, 10)]])
+
+
+def detected(points):
+    def detector(frames, *, still):
+        assert len(list(frames)) == len(points) and not still
+        return points
+
+    return detector
