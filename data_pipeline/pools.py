@@ -2,12 +2,15 @@
 
     python -m data_pipeline.pools --data=runs/data --output=runs/pool.npz
 
-takes one frame of every clip whose face and shoulders are surely seen.
+takes one frame of every clip whose face and shoulders are surely seen. The released
+pools, tables of pose files, are read by `--released=DIR`.
 """
 
 import argparse
+import csv
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.builder import Rows
+from data_pipeline.importers.footage import there
 from onetoall_jax import errors
 from onetoall_jax.errors import UserError
-from onetoall_jax.pose.files import DAMAGED
+from onetoall_jax.pose.files import DAMAGED, read_release
 from onetoall_jax.pose.keypoints import COUNT, FACE
 
 _SURE = 0.8
@@ -82,16 +86,54 @@ def build(root: Path, split: str = "train") -> Pool:
     return Pool(np.stack(keypoints).astype(np.float32), np.array(sizes))
 
 
+def build_released(folder: Path) -> Pool:
+    """All poses of the released tables in a folder, raw key points of person 0.
+
+    Raises:
+      UserError: no such table, or a pose file that is damaged or not there.
+    """
+    keypoints, sizes = [], []
+    for table in sorted(folder.glob("*.csv")):
+        with open(table, newline="", errors="replace") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            if not {"pose_path", "height", "width"} <= columns or "path" in columns:
+                continue
+            for row in tqdm(list(reader), table.name):
+                path = Path(row["pose_path"] or "")
+                raw = str(path.with_name(path.stem + "_raw.npy"))
+                track = read_release(there(folder, raw) or Path(raw), 1, 1)
+                keypoints.append(track.keypoints[0])
+                sizes.append(_size(row, table))
+    if not keypoints:
+        raise UserError(
+            f"{folder} holds no table of poses, with columns pose_path, height, width."
+        )
+    return Pool(np.stack(keypoints).astype(np.float32), np.array(sizes))
+
+
+def _size(row: Mapping[str, str], table: Path) -> list[int]:
+    try:
+        size = [int(float(row[name])) for name in ("height", "width")]
+    except (ValueError, OverflowError, TypeError):
+        size = [0]
+    if min(size) < 1:
+        raise UserError(f"{table} gives no height and width of {row['pose_path']}.")
+    return size
+
+
 @errors.reported
 def main(argv: list[str]) -> None:
     """Writes a pool."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path)
+    source.add_argument("--released", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
-    pool = build(args.data)
+    pool = build(args.data) if args.data else build_released(args.released)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     beside = args.output.with_name(args.output.name + ".part")
     with open(beside, "wb") as file:

@@ -181,3 +181,15 @@ def something(folder: Path, wanted: str, items: list[Item], **more: Any) -> Foot
     if not items:
         raise UserError(f"{folder} holds no {wanted}: name another folder or layout.")
     return Footage(tuple(items), **more)
+
+
+def there(folder: Path, text: str) -> Path | None:
+    """The file that a table in a folder means, wherever the table was written.
+
+    As it stands, under the folder, or under it without its first parts.
+    """
+    path = Path(text)
+    parts = path.parts[1:] if path.is_absolute() else path.parts
+    shorter = (folder.joinpath(*parts[i:]) for i in range(len(parts)))
+    places = [*([path] if path.is_absolute() else []), *shorter]
+    return next((place for place in places if place.is_file()), None)

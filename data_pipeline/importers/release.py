@@ -135,13 +135,10 @@ class _Found:
 
     def _there(self, text: str) -> Path:
         """The file of a path in a table."""
-        path = Path(text)
-        parts = path.parts[1:] if path.is_absolute() else path.parts
-        shorter = (self._folder.joinpath(*parts[i:]) for i in range(len(parts)))
-        for place in ([path] if path.is_absolute() else []) + list(shorter):
-            if place.is_file():
-                return place
-        raise _AbsentError(text)
+        path = footage.there(self._folder, text)
+        if path is None:
+            raise _AbsentError(text)
+        return path
 
 
 def _text(row: Row, name: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import numpy as np
 import pytest
 
-from data_pipeline import builder, synthetic
+from data_pipeline import builder, pools, synthetic
 from data_pipeline.importers import deepfashion, footage, layouts
 from data_pipeline.prepare import run
 from data_pipeline.prepare.screening import ScreenConfig
@@ -375,3 +375,29 @@ def test_a_pair_of_different_sizes_gets_the_size_of_its_target(tmp_path):
     # 40x40 keeps 27 columns from the 6th on, and grows by 48/40 and 32/27.
     expected = (20 - 6) * 32 / 27, 20 * 48 / 40
     np.testing.assert_allclose(row.keypoints[1, 0, :2], expected, rtol=1e-6)
+
+
+# --- Pools of poses ------------------------------------------------------------------
+
+
+def test_released_pools_are_read_from_their_raw_points(tmp_path):
+    """Raw files hold 134 points in pixels, the neck after the 17 of the body."""
+    raw = np.random.default_rng(0).uniform(0, 90, (2, 134, 2))
+    entry = np.empty(1, object)
+    entry[0] = {"candidate": raw, "score": np.full((2, 134), 0.9)}
+    (tmp_path / "poses").mkdir()
+    np.save(tmp_path / "poses" / "a_raw.npy", entry, allow_pickle=True)
+    table(tmp_path / "images_pose_pool_24_18pt.csv", ["pose_path", "height", "width"],
+          [["/data/pool/poses/a.npy", 90, 60]])  # fmt: skip
+    table(tmp_path / "other.csv", ["path", "pose_path", "height", "width"], [])
+    pools.main([f"--released={tmp_path}", f"--output={tmp_path / 'pool.npz'}"])
+    pool = pools.read(tmp_path / "pool.npz")
+    assert pool.keypoints.shape == (1, 133, 3) and pool.size.tolist() == [[90, 60]]
+    nose, face = pool.keypoints[0, 0, :2], pool.keypoints[0, 23:91, :2]
+    np.testing.assert_allclose(nose, raw[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(face, raw[0, 24:92], rtol=1e-6)
+    (tmp_path / "poses" / "a_raw.npy").unlink()
+    with pytest.raises(UserError, match="no pose file /data/pool/poses/a_raw.npy"):
+        pools.build_released(tmp_path)
+    with pytest.raises(UserError, match="holds no table of poses"):
+        pools.build_released(tmp_path / "poses")
