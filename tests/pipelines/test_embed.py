@@ -44,6 +44,22 @@ def test_a_word_changes_the_row_of_the_end(files):
     assert np.abs(waves[-1] - empty[-1]).max() > 1e-3
 
 
+def test_a_prompt_is_embedded_once_and_kept_by_its_text(files, tmp_path, monkeypatch):
+    encoder = embed.Encoder(*files, cache=tmp_path)
+    text = TextConfig(embedding="empty.npy")
+    path = embed.cached("waves", encoder, text)
+    np.testing.assert_array_equal(np.load(path), embed.embed(*files, "waves"))
+    monkeypatch.setattr(embed, "embed", None)
+    assert embed.cached("waves", encoder, text) == path
+
+
+def test_a_prompt_of_ten_thousand_characters_is_refused(files, tmp_path):
+    with pytest.raises(UserError, match="tokens, but the model reads 512: shorten it"):
+        embed.embed(*files, "a dancing person " * 600)
+    with pytest.raises(UserError, match="reads no prompt"):
+        embed.cached("x" * 10_000, embed.Encoder(*files), TextConfig())
+
+
 def test_a_checkpoint_of_another_kind_is_refused(files, tmp_path):
     parameters.save(tmp_path / "other", [("w", np.ones(1, np.float32))],
                     {"kind": "wan", "model": {"num_layers": 1, "num_heads": 1,
