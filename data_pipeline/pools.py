@@ -7,7 +7,6 @@ pools, tables of pose files, are read by `--released=DIR`.
 """
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.builder import Rows
-from data_pipeline.importers.footage import there
+from data_pipeline.importers import footage
 from onetoall_jax import errors
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose.files import DAMAGED, read_release
@@ -94,17 +93,14 @@ def build_released(folder: Path) -> Pool:
     """
     keypoints, sizes = [], []
     for table in sorted(folder.glob("*.csv")):
-        with open(table, newline="", errors="replace") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            if not {"pose_path", "height", "width"} <= columns or "path" in columns:
-                continue
-            for row in tqdm(list(reader), table.name):
-                path = Path(row["pose_path"] or "")
-                raw = str(path.with_name(path.stem + "_raw.npy"))
-                track = read_release(there(folder, raw) or Path(raw), 1, 1)
-                keypoints.append(track.keypoints[0])
-                sizes.append(_size(row, table))
+        columns = footage.columns(table)
+        if not {"pose_path", "height", "width"} <= columns or "path" in columns:
+            continue
+        for row in tqdm(list(footage.rows(table)), table.name):
+            raw = os.path.splitext(row["pose_path"])[0] + "_raw.npy"
+            track = read_release(footage.there(folder, raw) or Path(raw), 1, 1)
+            keypoints.append(track.keypoints[0])
+            sizes.append(_size(row, table))
     if not keypoints:
         raise UserError(
             f"{folder} holds no table of poses, with columns pose_path, height, width."

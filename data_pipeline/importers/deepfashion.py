@@ -6,7 +6,6 @@ Pairs come from tables with the columns `from` and `to`; without such a table al
 pictures of one person in one garment are paired.
 """
 
-import csv
 import itertools
 import re
 from collections.abc import Iterator
@@ -107,13 +106,10 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
     Raises:
       UserError: it lacks the columns.
     """
-    with open(table, newline="", errors="replace") as file:
-        reader = csv.DictReader(file)
-        if not {"from", "to"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{table} is no table of pairs: it needs columns from, to.")
-        for row in reader:
-            source, target = (Path(row[c] or "").stem for c in ("from", "to"))
-            yield source, target
+    if not {"from", "to"} <= footage.columns(table):
+        raise UserError(f"{table} is no table of pairs: it needs columns from, to.")
+    for row in footage.rows(table):
+        yield Path(row["from"]).stem, Path(row["to"]).stem
 
 
 def _same_garment(items: list[Item]) -> Iterator[Pair]:

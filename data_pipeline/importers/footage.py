@@ -1,7 +1,9 @@
 """What a folder holds for preparation: videos, pictures, frame by frame, and pairs."""
 
+import csv
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,30 @@ def something(folder: Path, wanted: str, items: list[Item], **more: Any) -> Foot
     if not items:
         raise UserError(f"{folder} holds no {wanted}: name another folder or layout.")
     return Footage(tuple(items), **more)
+
+
+def columns(path: Path) -> set[str]:
+    """Names in the first line of a table."""
+    with open(path, newline="", errors="replace") as file:
+        try:
+            return set(next(csv.reader(file), ()))
+        except csv.Error:
+            return set()  # no table
+
+
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    """Lines of a table by column; what a line lacks is "".
+
+    Raises:
+      UserError: it is no table.
+    """
+    csv.field_size_limit(sys.maxsize)  # boxes of a long video are a long field
+    with open(path, newline="", errors="replace") as file:
+        try:
+            for row in csv.DictReader(file, restval=""):
+                yield {k: v for k, v in row.items() if isinstance(k, str)}
+        except csv.Error as error:
+            raise UserError(f"{path} is no table: {error}.") from error
 
 
 def there(folder: Path, text: str) -> Path | None:

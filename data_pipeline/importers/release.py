@@ -6,9 +6,8 @@ folder, and under it without their first parts, for tables written on another ma
 """
 
 import ast
-import csv
-import sys
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipeline.importers import footage
@@ -18,12 +17,9 @@ from onetoall_jax.errors import UserError
 _VIDEO = {"path", "pose_path", "height", "width", "num_frames"}
 _PICTURE = {"path", "target_path", "pose_path"}
 _COMBINED = {"path", "img_pairs"}
+_LARGEST = 1e9  # of any number in a table
 _MORE_SECONDS = 2  # that the release lets a clip go on past its end
 Row = Mapping[str, str]
-
-
-class _AbsentError(Exception):
-    """A row names a file that is not there."""
 
 
 def read(folder: Path) -> Footage:
@@ -32,8 +28,7 @@ def read(folder: Path) -> Footage:
     Raises:
       UserError: no table of the release, or one whose rows name no file.
     """
-    csv.field_size_limit(sys.maxsize)  # boxes of a long video are a long field
-    tables = {path: _columns(path) for path in sorted(folder.glob("*.csv"))}
+    tables = {path: footage.columns(path) for path in sorted(folder.glob("*.csv"))}
     combined = [p for p, columns in tables.items() if columns >= _COMBINED]
     chosen = combined or [
         p for p, columns in tables.items() if columns >= _VIDEO or columns >= _PICTURE
@@ -41,7 +36,7 @@ def read(folder: Path) -> Footage:
     found, told = _Found(folder), []
     for path in chosen:
         before = len(found.items), len(found.pairs)
-        for row in _rows(path):
+        for row in footage.rows(path):
             found.add(row)
         told.append(
             f"{path.name}: {len(found.items) - before[0]} videos and pictures, "
@@ -50,27 +45,11 @@ def read(folder: Path) -> Footage:
     passed = [p.name for p in tables if p not in chosen]
     if passed:
         told.append(f"passed over the tables {', '.join(passed)}")
-    if found.absent:
-        told.append(
-            f"passed over {len(found.absent)} rows whose files are not there, as "
-            f"{found.absent[0]}"
-        )
+    if found.passed:
+        told.append(f"passed over {len(found.passed)} rows, first: {found.passed[0]}")
     wanted = "table of the release whose files are there"
     pairs, items = tuple(found.pairs), list(found.items.values())
     return footage.something(folder, wanted, items, pairs=pairs, told=tuple(told))
-
-
-def _columns(path: Path) -> set[str]:
-    with open(path, newline="", errors="replace") as file:
-        return set(next(csv.reader(file), ()))
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    with open(path, newline="", errors="replace") as file:
-        try:
-            yield from csv.DictReader(file)
-        except csv.Error as error:
-            raise UserError(f"{path} is no table: {error}.") from error
 
 
 class _Found:
@@ -80,24 +59,25 @@ class _Found:
         self._folder = folder
         self.items: dict[str, Item] = {}
         self.pairs: list[Pair] = []
-        self.absent: list[str] = []
+        self.passed: list[str] = []
 
     def add(self, row: Row) -> None:
         """Takes one row of any table."""
         try:
             if _text(row, "img_pairs"):
                 for entry in _pairs(row["img_pairs"]):
-                    self._pair(entry["src_path"], entry["tgt_path"],
-                               entry["tgt_pose_path"], entry, row)  # fmt: skip
+                    names = ("src_path", "tgt_path", "tgt_pose_path")
+                    self._pair([_text(entry, n) for n in names], entry, row)
             elif _text(row, "target_path"):
-                self._pair(row["path"], row["target_path"], row["pose_path"], row, row)
+                names = ("path", "target_path", "pose_path")
+                self._pair([_text(row, n) for n in names], row, row)
             else:
                 self._video(row)
-        except _AbsentError as error:
-            self.absent.append(str(error))
+        except UserError as error:  # of a hundred thousand rows some are broken
+            self.passed.append(str(error))
 
     def _video(self, row: Row) -> None:
-        path, poses = self._there(row["path"]), self._there(row["pose_path"])
+        path, poses = (self._there(_text(row, n)) for n in ("path", "pose_path"))
         fps, first, end = (_number(row, n) for n in ("fps", "start_frame", "end_frame"))
         total = _number(row, "num_frames")
         if end is not None and total is not None:
@@ -110,7 +90,7 @@ class _Found:
         self.items[name] = Item(
             name,
             (path,),
-            fps=fps,
+            fps=fps or None,
             keypoints=poses,
             size=_size(row),
             first=int(first or 0),
@@ -121,8 +101,9 @@ class _Found:
             text_boxes=_text(row, "all_ocr_bbox") or "[]",
         )
 
-    def _pair(self, source: str, target: str, pose: str, told: Row, row: Row) -> None:
-        beside = str(Path(source).with_suffix("")) + "_pose.npy"
+    def _pair(self, paths: list[str], told: Row, row: Row) -> None:
+        source, target, pose = paths
+        beside = os.path.splitext(source)[0] + "_pose.npy"
         names = []
         for picture, points in ((target, pose), (source, beside)):
             path, poses = self._there(picture), self._there(points)
@@ -137,7 +118,7 @@ class _Found:
         """The file of a path in a table."""
         path = footage.there(self._folder, text)
         if path is None:
-            raise _AbsentError(text)
+            raise UserError(f"There is no file {text}.")
         return path
 
 
@@ -150,15 +131,16 @@ def _number(row: Row, name: str) -> float | None:
     """A number of a row; None where the row has none.
 
     Raises:
-      UserError: it is no number.
+      UserError: it is none, negative or without end.
     """
     text = _text(row, name)
     try:
-        return float(text) if text else None
-    except ValueError as error:
-        raise UserError(
-            f"The table gives {text!r} as {name}: give a number."
-        ) from error
+        number = float(text) if text else None
+    except ValueError:
+        number = -1
+    if number is not None and not 0 <= number < _LARGEST:
+        raise UserError(f"A table gives {text[:60]!r} as {name}: give a number.")
+    return number
 
 
 def _size(row: Row) -> tuple[int, int] | None:
@@ -175,5 +157,7 @@ def _pairs(text: str) -> list[dict[str, str]]:
     try:
         entries = ast.literal_eval(text.replace(": nan", ": ''"))
         return [{k: str(v) for k, v in entry.items()} for entry in entries]
-    except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError) as error:
+    except (
+        ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError
+    ) as error:  # fmt: skip
         raise UserError(f"The pairs {text[:60]!r}… of the table are broken.") from error

@@ -288,7 +288,7 @@ def test_released_tables_become_clips_and_pairs(tmp_path):
         "opensource_data_fashion_img.csv: 2 videos and pictures, 1 pairs",
         "opensource_data_vid.csv: 1 videos and pictures, 0 pairs",
         "passed over the tables images_pose_pool_24_18pt.csv",
-        "passed over 1 rows whose files are not there, as videos/gone.mp4",
+        "passed over 1 rows, first: There is no file videos/gone.mp4.",
     )
     rows = builder.Rows(tmp_path / "out", "train")
     # The release lets a clip go on for two seconds: from 4 to min(20 + 2 * 16, 40).
@@ -375,6 +375,40 @@ def test_a_pair_of_different_sizes_gets_the_size_of_its_target(tmp_path):
     # 40x40 keeps 27 columns from the 6th on, and grows by 48/40 and 32/27.
     expected = (20 - 6) * 32 / 27, 20 * 48 / 40
     np.testing.assert_allclose(row.keypoints[1, 0, :2], expected, rtol=1e-6)
+
+
+def test_damaged_tables_are_one_sentence_or_rows_passed_over(tmp_path):
+    """200 tables with some bytes changed, cut out or doubled."""
+    _, video, row = released(tmp_path)
+    entry = {"src_path": "img/src.png", "tgt_path": "img/tgt.png",
+             "tgt_pose_path": "img/tgt_pose.npy", "qwen_caption": ""}  # fmt: skip
+    group = ["image_02800", "", HEIGHT, WIDTH, 1, "", "", "", "", "", str([entry])]
+    path = tmp_path / "combined_imgvid_dataset.csv"
+    table(path, [*video, "img_pairs"], [group, [*row, ""]])
+    whole, refused, read = path.read_bytes(), 0, 0
+    for seed in range(200):
+        rng, data = np.random.default_rng(seed), bytearray(whole)
+        for _ in range(rng.integers(1, 6)):
+            start = int(rng.integers(len(data)))
+            end = start + int(rng.integers(1, 40))
+            choice = rng.integers(3)
+            if choice == 0:
+                data[start] = rng.integers(256)
+            elif choice == 1:
+                del data[start:end]
+            else:
+                data[start:start] = data[start:end]
+        path.write_bytes(data)
+        try:
+            found = layouts.read("onetoall", tmp_path)
+            read += 1
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            for item in found.items:
+                assert item.size is None or min(item.size) > 0
+    assert refused + read == 200 and min(refused, read) > 20
 
 
 # --- Pools of poses ------------------------------------------------------------------
