@@ -389,6 +389,10 @@ class _Job:
                 model = animators.loaded(model)
         return model.with_prompts(*(None if f is None else str(f) for f in files))
 
+    def _sampling(self, model: Animator) -> dict[str, Any]:
+        """Settings of sampling, with the seed of this call."""
+        return {**dataclasses.asdict(model.sampling), "seed": self.seed}
+
     def _request(self, model: Animator, folder: Path, made: Prepared) -> dict[str, Any]:
         return {
             "prepared pair": {
@@ -396,8 +400,7 @@ class _Job:
                 **(artefact.digests(folder) if folder.exists() else {}),
             },
             "checkpoint": animators.identity(model),
-            "sampling": dataclasses.asdict(model.sampling),
-            "seed": self.seed,
+            **{f"sampling.{k}": v for k, v in self._sampling(model).items()},
             "prompts": [
                 artefact.digest(None if f is None else Path(f))
                 for f in (model.settings.text.prompt, model.settings.text.negative)
@@ -430,8 +433,7 @@ class _Job:
                 report = self._report(made, out / PREPARED if inside else folder)
                 report |= {
                     "checkpoint": str(model.source),
-                    "sampling": dataclasses.asdict(model.sampling),
-                    "seed": self.seed,
+                    "sampling": self._sampling(model),
                     "segments": [
                         {"start": e.start, "length": e.length, "seconds": e.seconds}
                         for e in work.entries
@@ -599,7 +601,8 @@ def _drift(work: Unfinished) -> list[dict[str, float]]:
 def _check_free(out: Path) -> None:
     """Raises UserError if anything but a dry run's folder stands there."""
     if out.exists() and (
-        not out.is_dir() or {p.name for p in out.iterdir()} - {PREPARED}
+        not out.is_dir()
+        or {p.name for p in out.iterdir()} - {PREPARED, PREPARED + ".part"}
     ):
         raise UserError(f"{out} exists already: choose another folder or remove it.")
 
@@ -609,7 +612,7 @@ def _adopt(out: Path, part: Path) -> None:
     if out.exists():
         if (out / PREPARED).exists():
             os.replace(out / PREPARED, part / PREPARED)
-        out.rmdir()
+        shutil.rmtree(out)
 
 
 def _as(frames: list[np.ndarray] | None, output_type: str) -> Any:

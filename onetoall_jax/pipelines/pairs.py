@@ -179,6 +179,7 @@ def run(
             continue
         try:
             preparing, sampling = options(row.options, config)
+            seed = sampling.pop("seed", None)
             changed = model.changed(sampling)
             # Equal settings share their compiled programs.
             changed = models.setdefault(changed.sampling, changed)
@@ -187,7 +188,7 @@ def run(
                 **row.texts,
                 model=changed,
                 out=folder,
-                seed=row.seed,
+                seed=seed if row.seed is None else row.seed,
                 config=preparing,
                 output_type="none",
                 say=lambda note, name=row.name: say(f"{name}: {note}"),

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import onetoall_jax
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pipelines.animate import PrepareConfig, animate
@@ -37,6 +38,11 @@ def unbroken(pair, model, tmp_path_factory):
     """(folder, frames) of a call that nothing disturbed."""
     out = tmp_path_factory.mktemp("unbroken") / "out"
     return out, call(pair, model, out).frames
+
+
+def test_the_call_is_the_package_s():
+    assert onetoall_jax.animate is animate
+    assert callable(onetoall_jax.load)
 
 
 def test_a_clip_is_drawn_and_described(unbroken):
@@ -192,7 +198,7 @@ def test_an_unfinished_run_is_not_mixed_with_another(pair, model, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         call(pair, model, tmp_path / "out", progress=stop)
-    with pytest.raises(UserError, match="unfinished run with another seed"):
+    with pytest.raises(UserError, match="unfinished run with another sampling.seed"):
         call(pair, model, tmp_path / "out", seed=7)
     with open(tmp_path / "out.part" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -8,7 +8,7 @@ from onetoall_jax.pipelines.animate import PrepareConfig
 
 LIST = """reference,driving,name,seed,options
 me.png,a.mp4,one,7,steps=2; fps=16
-me.png,b.mp4,,,
+me.png,b.mp4,,,seed=9
 "/abs/you.png",c.mp4,three,,alignment.mode=driving; person=1
 """
 
@@ -89,7 +89,8 @@ def test_failures_are_told_at_the_end_and_tried_again(tmp_path, model):
     assert failed == [("one", "no person."), ("0001_me_b", "ZeroDivisionError: x")]
     assert [name for name, _ in calls] == ["one", "0001_me_b", "three"]
     assert calls[0][1]["seed"] == 7 and calls[0][1]["model"].sampling.steps == 2
-    assert calls[2][1]["model"] is model
+    assert calls[1][1]["seed"] == 9 and calls[2][1]["seed"] is None
+    assert calls[1][1]["model"] is calls[2][1]["model"] is model
     draw, calls = drawing()
     assert not pairs.run(rows, tmp_path / "out", model, draw=draw)
     assert [name for name, _ in calls] == ["one", "0001_me_b"]
