@@ -173,7 +173,8 @@ def clips(item: Item, seen: Seen, screen: ScreenConfig) -> list[Found]:
         return [Found(item.name, 0, 0, sentence)]
     made = []
     for a, b in _cut(item, seen.survey, screen, first, end):
-        if b - a < screen.shortest and not item.is_picture:
+        steady = survey.steady(seen.survey.times[a:b], seen.fps)
+        if min(b - a, len(steady)) < screen.shortest and not item.is_picture:
             made.append(Found(item.name, a, b, "too short"))
             continue
         measures = screening.measure(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipeline.prepare.survey import Survey
+from onetoall_jax.errors import UserError
 from onetoall_jax.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, VISIBLE
 
 
@@ -38,6 +39,14 @@ class ScreenConfig:
     text: float = 0.5
     duplicate_bits: int = 2
     duplicate_colour: int = 8
+
+    def __post_init__(self) -> None:
+        # A row of one frame is a picture, one of two is a pair of pictures.
+        if not 3 <= self.shortest <= self.longest:
+            raise UserError(
+                f"Clips of {self.shortest} to {self.longest} frames cannot be made: "
+                "--shortest must be 3 or more, --longest no less."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

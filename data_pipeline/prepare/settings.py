@@ -1,9 +1,11 @@
 """How footage becomes rows."""
 
 import dataclasses
+from pathlib import Path
 
 from data_pipeline.prepare.poses import AUTO
 from data_pipeline.prepare.screening import ScreenConfig
+from onetoall_jax.errors import UserError
 from onetoall_jax.pose import detect, detect_onnx
 
 
@@ -34,3 +36,13 @@ class PrepareConfig:
     text_detector: str = ""
     text_every: int = 4
     screen: ScreenConfig = ScreenConfig()
+
+    def __post_init__(self) -> None:
+        if self.text_every < 1 or min(self.short_side, self.canvas_side) < 0:
+            raise UserError(
+                f"--text_every={self.text_every} must be 1 or more, "
+                f"--short_side={self.short_side} and "
+                f"--canvas_side={self.canvas_side} 0 or more."
+            )
+        if self.text_detector and not Path(self.text_detector).expanduser().is_file():
+            raise UserError(f"There is no text detector {self.text_detector}.")

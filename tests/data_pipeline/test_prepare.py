@@ -222,8 +222,10 @@ def test_text_is_searched_in_some_frames_and_spread_to_all(tmp_path, monkeypatch
     assert spread[1] == spread[3] == found[0] + found[4]
     footage(tmp_path / "footage", "a", scene(1, 10))
     monkeypatch.setattr(examine, "_text_detector", lambda p: text.TextDetector(Words()))
+    words = tmp_path / "words.onnx"
+    words.touch()
     config = PrepareConfig(
-        screen=screen(), text_detector="words.onnx", text_every=4, short_side=24
+        screen=screen(), text_detector=str(words), text_every=4, short_side=24
     )
     prepare(tmp_path / "footage", tmp_path / "out", config)
     row = builder.Rows(tmp_path / "out", "train").read(0, [0, 5])
@@ -338,6 +340,20 @@ def fail_at_one(number):
     if number == 1:
         raise UserError("one is too many")
     return number
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ScreenConfig(shortest=2), "--shortest must be 3 or more"),
+        (lambda: ScreenConfig(longest=8), "9 to 8 frames cannot be made"),
+        (lambda: PrepareConfig(text_every=0), "--text_every=0 must be 1"),
+        (lambda: PrepareConfig(text_detector="/none.onnx"), "no text detector /none"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make()
 
 
 def test_a_process_that_dies_costs_the_piece_it_was_at():
