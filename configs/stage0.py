@@ -15,6 +15,6 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     if size != "tiny":
         raise ValueError(f"stage 0 is for the tiny size; {size} starts at stage 1")
     c = common.base(0, size)
-    common.steps(c, 350)
+    common.steps(c, 300)
     c.init_command = ""
     return c

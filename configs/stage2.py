@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size = common.size(arg)
     c = common.base(2, size)
     if size == "tiny":
-        common.steps(c, 480)
+        common.steps(c, 400)
         # A base of two minutes needs its modulation trained on (or everything).
         c.training.trainable = "all"
         return c
