@@ -1,7 +1,7 @@
 """Plans a run on a machine that need not be here: memory, time, communication.
 
     python tools/plan.py --config=configs/stage2.py:14b --topology=v5p:4x4x4 --batch=64
-    python tools/plan.py --config=configs/stage2.py --topology=gpu:h100:8
+    python tools/plan.py --config=configs/stage2.py --topology=gpu:h100:8 --search=0
     python tools/plan.py --config=configs/stage2.py:tiny --topology=cpu:4
 
 Compiles the real training step ahead of time for TPUs (`pip install
@@ -21,7 +21,8 @@ from data_pipeline import buckets  # noqa: E402
 from onetoall_jax import errors  # noqa: E402
 from onetoall_jax.pipelines import settings as run_settings  # noqa: E402
 from onetoall_jax.pipelines.settings import RunSettings  # noqa: E402
-from onetoall_jax.planning import plan, report, topology  # noqa: E402
+from onetoall_jax.planning import plan, report, search, topology  # noqa: E402
+from onetoall_jax.planning.plan import Plan, Request  # noqa: E402
 from onetoall_jax.planning.work import Size  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "As train.py takes it.")
@@ -33,15 +34,20 @@ _SIZE = flags.DEFINE_string(
 _SAMPLER = flags.DEFINE_bool(
     "sampler", False, "Sample a segment of 81x576x1024, or --size, instead of training."
 )
+_SEARCH = flags.DEFINE_integer(
+    "search", None, "Try meshes and remat policies by formula, compile so many of them."
+)
 _FORMULA = flags.DEFINE_bool("formula", False, "Compile nothing.")
 _CACHE = flags.DEFINE_string(
     "cache", "~/.cache/onetoall_jax/plans", "Folder of what the compiler said."
 )
 
+_SHOWN = 12  # lines of a search's ranking
+
 
 @errors.reported
 def main(argv: Sequence[str]) -> None:
-    """Reads the flags and prints one plan."""
+    """Reads the flags and prints a plan, or the best of many."""
     del argv
     logging.set_verbosity(logging.WARNING)
     if _CONFIG.value is None or _TOPOLOGY.value is None:
@@ -51,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     machine = topology.parse(_TOPOLOGY.value)
     topology.prepare(machine)
     settings = run_settings.build(_CONFIG.value.to_dict())
-    request = plan.Request(
+    request = Request(
         name=config_flags.get_config_filename(flags.FLAGS["config"]),
         settings=settings,
         topology=machine,
@@ -60,11 +66,25 @@ def main(argv: Sequence[str]) -> None:
         sampler=_SAMPLER.value,
         changes=config_flags.get_override_values(flags.FLAGS["config"]),
     )
-    if _FORMULA.value or machine.platform == "gpu":
-        made = plan.estimate(request)
-    else:
-        made = plan.compiled(request, Path(_CACHE.value).expanduser())
-    print(report.text(made))
+    if _SEARCH.value is not None:
+        _search(request, _SEARCH.value)
+        return
+    print(report.text(_planned(request)))
+
+
+def _planned(request: Request) -> Plan:
+    if _FORMULA.value or request.topology.platform == "gpu":
+        return plan.estimate(request)
+    return plan.compiled(request, Path(_CACHE.value).expanduser())
+
+
+def _search(request: Request, count: int) -> None:
+    """Prints the best meshes and policies, then the plans of the first `count`."""
+    plans = search.ranked(request)
+    print(f"{len(plans)} meshes and policies by formula; the best:")
+    print(report.ranking(plans[:_SHOWN]))
+    for made in plans[:count]:
+        print("\n" + report.text(_planned(made.request)))
 
 
 def _size(settings: RunSettings) -> Size:

@@ -23,6 +23,7 @@ from onetoall_jax.training import stages, state
 Params = Any
 
 
+@functools.cache
 def boxed(cfg: ModelConfig, adapters: LoraConfig | None = None) -> Params:
     """Abstract parameters of a network, with logical names; adapters of rank > 0."""
 

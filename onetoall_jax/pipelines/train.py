@@ -18,9 +18,11 @@ from onetoall_jax.batch import sizes
 from onetoall_jax.checkpoints.state import Store, check_owner, claim
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
+from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
+from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.pipelines import encode, preview, start, tune
 from onetoall_jax.pipelines.compiled import use_cache
 from onetoall_jax.pipelines.settings import FREE, RunSettings
@@ -28,6 +30,7 @@ from onetoall_jax.sharding import hosts, rules
 from onetoall_jax.sharding import mesh as meshes
 from onetoall_jax.training import flops, loop, optimizer, stages, state
 from onetoall_jax.training.example import Encoders
+from onetoall_jax.training.settings import TrainingConfig
 from onetoall_jax.training.state import TrainState
 from onetoall_jax.training.step import Fixed, make_train_step
 
@@ -145,7 +148,7 @@ def abstract_state(settings: RunSettings, mesh: Mesh) -> TrainState:
     """State of a run as shapes, types and shardings; makes no array."""
     tx = optimizer.transform(settings.training.optimizer)
     boxed = start.boxed(settings.model, settings.lora)
-    shapes = jax.eval_shape(_create(settings), nn.meta.unbox(boxed))
+    shapes = _shapes(settings.model, settings.lora, settings.training)
     places = rules.shardings(boxed, mesh, rules.table(settings.mesh.rules))
     patterns = stages.patterns(settings.training.trainable)
     where = state.shardings(shapes, places, patterns, tx, rules.whole(mesh))
@@ -154,9 +157,16 @@ def abstract_state(settings: RunSettings, mesh: Mesh) -> TrainState:
     )
 
 
-def _create(settings: RunSettings) -> Callable[[Any], TrainState]:
+@functools.cache
+def _shapes(
+    model: ModelConfig, adapters: LoraConfig, training: TrainingConfig
+) -> TrainState:
+    plain = nn.meta.unbox(start.boxed(model, adapters))
+    return jax.eval_shape(_create(training), plain)
+
+
+def _create(training: TrainingConfig) -> Callable[[Any], TrainState]:
     """Function of the parameters that makes the state before the first step."""
-    training = settings.training
     return functools.partial(
         state.create,
         patterns=stages.patterns(training.trainable),
@@ -173,7 +183,7 @@ def _state(settings: RunSettings, mesh: Mesh, store: Store) -> TrainState:
     if store.latest() is None:
         params = start.params(settings, mesh)
         create = jax.jit(
-            _create(settings), out_shardings=_places(target), donate_argnums=0
+            _create(settings.training), out_shardings=_places(target), donate_argnums=0
         )
         return create(params)
     params, rest = store.restore(*kept(settings, target))

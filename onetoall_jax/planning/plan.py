@@ -135,7 +135,7 @@ def estimate(request: Request) -> Plan:
     """
     sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
     check(request, sizes)
-    arguments, counts = _arguments(request, tuple(sizes.items()))
+    arguments, counts = _arguments(request, sizes)
     return _plan(request, sizes, arguments, counts, None, None)
 
 
@@ -149,7 +149,7 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
     """
     sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
     check(request, sizes)
-    arguments, counts = _arguments(request, tuple(sizes.items()))
+    arguments, counts = _arguments(request, sizes)
 
     def make() -> tuple[program.Compiled, list[Collective]]:
         settings = request.settings
@@ -252,8 +252,9 @@ class _Case:
         )
 
     def rows(self) -> list[Row]:
-        make = work.sampling if self.request.sampler else work.training
-        return make(self.settings, self.codec, self.request.size)
+        # No mesh alters them: a search asks for the same few again and again.
+        plain = dataclasses.replace(self.settings, mesh=MeshConfig())
+        return _rows_of(_Key(plain), self.request.size, self.request.sampler)
 
     def traffic(self) -> float:
         """Bytes of element-wise code for a clip."""
@@ -312,27 +313,50 @@ def _shape(request: Request) -> BatchShape:
 
 
 def _arguments(
-    request: Request, sizes: tuple[tuple[str, int], ...]
+    request: Request, sizes: Mapping[str, int]
 ) -> tuple[dict[str, float], tuple[float, float]]:
     """(bytes by kind, (parameters, trained parameters))."""
-    # What a device holds does not depend on remat: one trace serves a whole search.
-    settings = request.settings
+    # What a device holds depends on neither remat nor how parts come about: few traces
+    # serve a whole search. Parameters are split over fsdp and context alike.
+    settings, (data, fsdp, context, tensor) = request.settings, sizes.values()
     plain = dataclasses.replace(
         settings,
         mesh=MeshConfig(rules=settings.mesh.rules),
         training=dataclasses.replace(settings.training, remat="none"),
     )
-    return _arguments_of(_Key(plain), _shape(request), sizes, request.sampler)
+    alike = not settings.mesh.rules
+    shape = _shape(request)
+    if not alike or request.sampler:
+        return _arguments_of(_Key(plain), shape, tuple(sizes.items()), request.sampler)
+    parts, clips = fsdp * context, request.batch // (data * fsdp)
+    one = dataclasses.replace(shape, batch=parts)
+    same = (("data", 1), ("fsdp", parts), ("context", 1), ("tensor", tensor))
+    made, counts = _arguments_of(_Key(plain), one, same, False)
+    return {**made, "batch": made["batch"] * clips}, counts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Key:
     """Settings that can be looked up: their folders are dictionaries."""
 
     settings: RunSettings
 
+    @functools.cached_property
+    def _text(self) -> str:
+        return repr(self.settings)
+
     def __hash__(self) -> int:
-        return hash(repr(self.settings))
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._text == other._text
+
+
+@functools.lru_cache
+def _rows_of(key: _Key, size: Size, sampler: bool) -> list[Row]:
+    codec = codecs.build(key.settings.codec, key.settings.model.patch)
+    make = work.sampling if sampler else work.training
+    return make(key.settings, codec, size)
 
 
 @functools.lru_cache

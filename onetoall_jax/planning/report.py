@@ -1,6 +1,6 @@
 """A plan as text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from onetoall_jax.planning import work
 from onetoall_jax.planning.plan import Plan
@@ -16,6 +16,25 @@ def mesh(sizes: Mapping[str, int]) -> str:
     """Axes of a mesh that hold more than one device."""
     used = [f"{axis} {n}" for axis, n in sizes.items() if n > 1]
     return " x ".join(used) or "one device"
+
+
+def ranking(plans: Sequence[Plan]) -> str:
+    """One line for each plan, in their order."""
+    lines = [
+        f"{'mesh':<36}{'remat':<11}{'GiB':>8}{'of limit':>10}{'step s':>9}{'MFU':>6}"
+    ]
+    for plan in plans:
+        limit, time = plan.limit, plan.time
+        share = "" if limit is None else f"{plan.used / limit:.0%}"
+        seconds = "" if time is None else f"{time.step:.2f}"
+        used = "" if plan.utilisation is None else f"{plan.utilisation:.0%}"
+        remat = "" if plan.request.sampler else plan.request.settings.training.remat
+        source = "" if plan.compiled is None else "  compiled"
+        lines.append(
+            f"{mesh(plan.mesh):<36}{remat:<11}{plan.used / GIB:8.2f}{share:>10}"
+            f"{seconds:>9}{used:>6}{source}"
+        )
+    return "\n".join(lines)
 
 
 def _lines(plan: Plan) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Operations of a step or of a sampled segment, by part of the network."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
-from onetoall_jax.models.codec import Codec
+from onetoall_jax.models import codec as codecs
+from onetoall_jax.models.codec import Codec, CodecConfig
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.planning import count
@@ -101,7 +103,7 @@ def training(settings: RunSettings, codec: Codec, size: Size) -> list[Row]:
     ops = _table(settings.model, clip, stages.patterns(run.trainable))
     rows = [_row(op, REPEATED[run.remat]) for op in ops]
     stored = bool(settings.data.get("latents"))
-    return _summed([*rows, *_encoding(codec, size, stored)])
+    return _summed([*rows, *_encoding(settings, size, stored)])
 
 
 def sampling(settings: RunSettings, codec: Codec, size: Size) -> list[Row]:
@@ -128,7 +130,7 @@ def sampling(settings: RunSettings, codec: Codec, size: Size) -> list[Row]:
         else:
             calls = steps * len(table)
         rows.append(row.times(calls))
-    return _summed([*rows, *_decoding(codec, size)])
+    return _summed([*rows, *_codec_rows(settings.codec, size, True)])
 
 
 def model_operations(rows: Iterable[Row]) -> float:
@@ -203,22 +205,22 @@ def _summed(rows: Iterable[Row]) -> list[Row]:
     return list(sums.values())
 
 
-def _encoding(codec: Codec, size: Size, stored: bool) -> list[Row]:
+def _encoding(settings: RunSettings, size: Size, stored: bool) -> list[Row]:
     """The clip unless its latents are stored, its reference and that one's mask."""
-    video = [] if stored else _counted(codec, size, codec.encode)
-    picture = _counted(codec, dataclasses.replace(size, num_frames=1), codec.encode)
+    video = [] if stored else _codec_rows(settings.codec, size, False)
+    one = dataclasses.replace(size, num_frames=1)
+    picture = _codec_rows(settings.codec, one, False)
     return [*video, *(row.times(2) for row in picture)]
 
 
-def _decoding(codec: Codec, size: Size) -> list[Row]:
-    return _counted(codec, size, codec.decode)
-
-
-def _counted(codec: Codec, size: Size, fn: Any) -> list[Row]:
+@functools.cache
+def _codec_rows(config: CodecConfig, size: Size, decode: bool) -> list[Row]:
+    codec = codecs.build(config, (1, 2, 2))  # the patch is nothing to the codec
     params = nn.meta.unbox(jax.eval_shape(codec.init, jax.random.key(0)))
     sizes = size.num_frames, size.height, size.width
-    frames = jax.ShapeDtypeStruct((1, *sizes, 3), jnp.float32)
-    if fn is codec.decode:
-        frames = jax.eval_shape(codec.encode, params, frames)
-    made = count.operations(fn, params, frames)
+    values = jax.ShapeDtypeStruct((1, *sizes, 3), jnp.float32)
+    fn = codec.encode
+    if decode:
+        fn, values = codec.decode, jax.eval_shape(codec.encode, params, values)
+    made = count.operations(fn, params, values)
     return [Row(CODEC, kind, number) for kind, number in made.items() if number]
