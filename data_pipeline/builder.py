@@ -138,7 +138,7 @@ def _decoded(coded: bytes, size: tuple[int, int]) -> np.ndarray:
         picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR)
         if picture is None:
             raise ValueError("a stored frame is no picture")
-        return picture[..., ::-1]
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     return np.frombuffer(zlib.decompress(coded), np.uint8).reshape(*size, 3)
 
 

@@ -17,7 +17,13 @@ def nearest_resize(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
     """[...,H,W,C] by nearest pixels."""
     rows = _nearest_index(height, pictures.shape[-3])
     columns = _nearest_index(width, pictures.shape[-2])
-    return pictures[..., rows[:, None], columns, :]
+    taken = np.ascontiguousarray(pictures.take(rows, axis=-3))
+    if not taken.size:
+        return taken.take(columns, axis=-2)
+    # Whole pixels at once: half the time of numbers, and contiguous.
+    pixel = np.dtype((np.void, taken.shape[-1] * taken.itemsize))
+    chosen = taken.view(pixel)[..., 0].take(columns, axis=-1)
+    return chosen[..., None].view(taken.dtype)
 
 
 def train_size(height: int, width: int) -> tuple[int, int]:
