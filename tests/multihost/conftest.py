@@ -15,7 +15,8 @@ SMALL = (
     "--config.model.mlp_dim=64",
     "--config.data.batch=8",
     "--config.data.num_frames=5",
-    "--config.training.log_every=1",
+    "--config.data.workers=1",
+    "--config.training.log_every=10",
 )
 
 
