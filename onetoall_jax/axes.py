@@ -88,3 +88,13 @@ def platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def free_bytes() -> float | None:
+    """Memory of a device beside what lies there while a program is traced.
+
+    None where that is unknown: on a CPU, and when compiled for another machine.
+    """
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform == platform() else None
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None

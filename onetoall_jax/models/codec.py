@@ -40,13 +40,13 @@ class CodecConfig:
       kind: "wan_vae" or "block".
       dtype: of the VAE's computation; training runs it in float32.
       most_pixels: of a frame that the VAE takes whole; larger ones go in strips, which
-        bounds its memory and changes nothing.
+        bounds its memory and changes nothing. 0 is what the device's memory allows.
       params: directory of the converted VAE; the block codec has none.
     """
 
     kind: str = "wan_vae"
     dtype: str = "float32"
-    most_pixels: int = 1 << 20
+    most_pixels: int = 0
     params: str | None = None
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)
     block: BlockCodecConfig = dataclasses.field(default_factory=BlockCodecConfig)

@@ -192,7 +192,8 @@ class VAE:
 
     Attributes:
       most_pixels: of a frame that is taken whole; larger ones go in strips, with the
-        same result. None takes all whole.
+        same result. 0 is as many as the device's free memory has room for; None takes
+        all whole.
     """
 
     cfg: VAEConfig
@@ -276,6 +277,9 @@ class VAE:
         """Strips of x [B,F,H,W,C], where `scale` rows are a latent row."""
         height, width = x.shape[2] // scale, x.shape[3] // scale
         most = self.most_pixels
+        if most == 0:
+            size = jnp.dtype(self.dtype).itemsize * self.cfg.base_dim
+            most = vae_strips.most_pixels(size, axes.free_bytes())
         if most is not None:
             most //= self.cfg.spatial_stride**2
         # Devices that have no clip of their own may take a strip.

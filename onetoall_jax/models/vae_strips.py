@@ -10,6 +10,20 @@ import numpy as np
 
 from onetoall_jax import axes
 
+# Copies of a chunk of frames, as wide as the first level, that decoding holds at once;
+# counted by the compiler for the released VAE.
+_COPIES = 53
+_UNKNOWN = 1 << 20  # pixels taken whole where the memory is not known
+
+
+def most_pixels(size: int, free_bytes: float | None) -> int:
+    """Pixels of a frame that half of the free memory has room for.
+
+    Args:
+      size: bytes of one pixel as wide as the first level.
+    """
+    return int(free_bytes / 2 / (_COPIES * size)) if free_bytes else _UNKNOWN
+
 
 class Strips(NamedTuple):
     """Equal strips across one axis of a picture, in latent rows (or columns).

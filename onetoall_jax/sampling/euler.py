@@ -99,7 +99,7 @@ class Denoiser(NamedTuple):
             shape[0],
             axes.shards(axes.BATCH),
             self.functions.pass_bytes(shape) / axes.shards(axes.TOKENS),
-            _free_bytes(),
+            axes.free_bytes(),
         )
 
     def conditions(
@@ -206,12 +206,6 @@ class Denoiser(NamedTuple):
 
         grid = (flow.timesteps_of(self.sigmas[:-1]), np.diff(self.sigmas))
         return jax.lax.scan(step, start, grid)
-
-
-def _free_bytes() -> float | None:
-    """Memory that a device has beside what lies there now; None where unknown."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats and stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def _picture(pose_u8: jax.Array | None, blank: bool) -> jax.Array | None:

@@ -128,3 +128,10 @@ def test_strips_bound_the_memory():
         return program.memory_analysis().temp_size_in_bytes
 
     assert needed(64 * 8 * 48) < 0.5 * needed(None)
+
+
+def test_free_memory_says_what_is_taken_whole():
+    # 96 channels of 4 bytes, 53 times: 20 kB a pixel, for half of 16 GB.
+    assert vae_strips.most_pixels(96 * 4, 16e9) == 393_081
+    assert vae_strips.most_pixels(96 * 2, 16e9) == 786_163
+    assert vae_strips.most_pixels(96 * 4, None) == 1 << 20
