@@ -4,6 +4,7 @@ A run lives in its folder (--workdir, by default runs/<name of the config>): rec
 metrics, checkpoints. Started again with the same settings, it goes on where it stood.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> None:
         places=run.places(data.batch),
         start_step=run.first_step,
     )
-    run(batches)
+    with contextlib.closing(batches):  # ends the processes that read
+        run(batches)
 
 
 def _flags(argv: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,10 +90,8 @@ def frames(rows: Rows, entry: Entry) -> np.ndarray:
     return train_fit(pictures, height, width)
 
 
-def batches(
-    data: DataConfig, todo: Sequence[Job], clips: int
-) -> Iterator[dict[str, Any]]:
-    """Every job's frames, in order, read ahead by `data.workers` processes."""
+def batches(data: DataConfig, todo: Sequence[Job], clips: int) -> Any:
+    """Iterator of every job's frames, in order, read ahead by `data.workers`."""
     import grain
 
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -145,7 +143,8 @@ def write(
     open_shard = functools.partial(_Shard, output, shards=shards)
     shard: _Shard | None = None
     bar = tqdm(total=sum(job.clips for job in todo), desc="windows", mininterval=2)
-    for batch in batches(data, todo, together) if todo else ():
+    source = batches(data, todo, together) if todo else iter(())
+    for batch in source:
         job = Job(*batch["job"].tolist())
         if shard is None or shard.number != job.shard:
             if shard is not None:
@@ -156,6 +155,7 @@ def write(
             shard.write(record)
         bar.update(job.clips)
     if shard is not None:
+        source.close()  # its processes
         shard.close()
     bar.close()
     if all(shard_file(output, s, shards).is_file() for s in range(shards)):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -31,7 +31,7 @@ def build(
     hosts: int = 1,
     places: Sequence[int] | None = None,
     start_step: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Any:
     """This host's share of every global batch from `start_step` on, without end.
 
     The same batches come for any number of workers, after any start, and together for
@@ -40,7 +40,8 @@ def build(
     Args:
       places: in a batch, of the rows that this host reads, where not h::n.
     Returns:
-      Iterator of batches as `onetoall_jax.batch` describes them.
+      Iterator of batches as `onetoall_jax.batch` describes them; its `close` ends the
+      processes that read.
     Raises:
       UserError: no such data set, nothing in it fills a batch, or a batch that the
         hosts cannot share evenly.

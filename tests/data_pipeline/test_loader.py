@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -188,3 +189,35 @@ def test_a_missing_set_names_the_command_that_makes_one(tmp_path):
 def test_a_batch_larger_than_the_set_is_refused(config):
     with pytest.raises(UserError, match="lower data.batch"):
         take(dataclasses.replace(config, batch=400), 1)
+
+
+def test_damage_is_named_in_one_sentence(config, tmp_path):
+    r = np.random.default_rng(0)
+    made = synthetic.SyntheticConfig(num_frames=6, canvas_side=0)
+
+    def noisy():  # so that rows are far apart in the file
+        for i in range(12):
+            clip = synthetic.make_clip(made, "train", i)
+            frames = r.integers(0, 256, clip.frames.shape, np.uint8)
+            yield dataclasses.replace(clip, frames=frames)
+
+    root = tmp_path / "set"
+    builder.write(root, {"train": noisy()})
+    (file,) = root.rglob("*.array_record*")
+    whole = file.read_bytes()
+
+    def problem(content):
+        file.write_bytes(content)
+        mine = dataclasses.replace(config, root=str(root), batch=1)
+        with pytest.raises(UserError) as found:
+            take(mine, 12)
+        return str(found.value)
+
+    middle = len(whole) // 2
+    hole = whole[:middle] + bytes(5000) + whole[middle + 5000 :]
+    assert re.fullmatch(r"Row \d+ of .* is damaged: restore .* checkpoint\.",
+                        problem(hole))  # fmt: skip
+    assert "cannot be read" in problem(whole[:middle])
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file.name} is missing"):
+        builder.Rows(root, "train")
