@@ -4,13 +4,18 @@
     python tools/plan.py --config=configs/stage2.py --topology=gpu:h100:8 --search=0
     python tools/plan.py --config=configs/stage2.py:tiny --topology=cpu:4
 
+    python tools/plan.py --table=docs/plan.md --cache=docs/plan
+
 Compiles the real training step ahead of time for TPUs (`pip install
 'onetoall-jax[tpu]'`) and CPUs; GPUs by formula, as --formula does for all.
 """
 
+import runpy
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -21,7 +26,7 @@ from data_pipeline import buckets  # noqa: E402
 from onetoall_jax import errors  # noqa: E402
 from onetoall_jax.pipelines import settings as run_settings  # noqa: E402
 from onetoall_jax.pipelines.settings import RunSettings  # noqa: E402
-from onetoall_jax.planning import plan, report, search, topology  # noqa: E402
+from onetoall_jax.planning import plan, report, search, table, topology  # noqa: E402
 from onetoall_jax.planning.plan import Plan, Request  # noqa: E402
 from onetoall_jax.planning.work import Size  # noqa: E402
 
@@ -42,7 +47,14 @@ _CACHE = flags.DEFINE_string(
     "cache", "~/.cache/onetoall_jax/plans", "Folder of what the compiler said."
 )
 
+_TABLE = flags.DEFINE_string(
+    "table",
+    None,
+    "Compile what --cache lacks of the page of plans, and write the page.",
+)
 _SHOWN = 12  # lines of a search's ranking
+_ROOT = Path(__file__).resolve().parent.parent
+_MARK = "<!-- below: written by tools/plan.py --table -->"
 
 
 @errors.reported
@@ -50,6 +62,9 @@ def main(argv: Sequence[str]) -> None:
     """Reads the flags and prints a plan, or the best of many."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    if _TABLE.value is not None:
+        _table(Path(_TABLE.value), Path(_CACHE.value).expanduser())
+        return
     if _CONFIG.value is None or _TOPOLOGY.value is None:
         raise errors.UserError(
             "Give --config=configs/stage2.py:14b and --topology=v5p:4x4x4 or others."
@@ -85,6 +100,25 @@ def _search(request: Request, count: int) -> None:
     print(report.ranking(plans[:_SHOWN]))
     for made in plans[:count]:
         print("\n" + report.text(_planned(made.request)))
+
+
+def _table(path: Path, folder: Path) -> None:
+    """Writes the page; programs without a record are compiled, each by a process."""
+    for case in [] if _FORMULA.value else table.missing(folder):
+        words = [sys.argv[0], f"--cache={folder}", *case.words()]
+        print("$ python " + " ".join(words), flush=True)
+        subprocess.run([sys.executable, *words], check=False)
+    text = path.read_text() if path.exists() else ""
+    path.write_text(text.split(_MARK)[0] + _MARK + "\n\n" + table.page(folder, _load))
+
+
+def _load(config: str, changes: Mapping[str, Any]) -> RunSettings:
+    """Settings of a configuration such as configs/stage2.py:14b."""
+    file, _, argument = config.partition(":")
+    values = runpy.run_path(str(_ROOT / file))["get_config"](argument)
+    with values.unlocked():
+        values.update_from_flattened_dict(changes)
+    return run_settings.build(values.to_dict())
 
 
 def _size(settings: RunSettings) -> Size:

@@ -149,7 +149,6 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
     """
     sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
     check(request, sizes)
-    arguments, counts = _arguments(request, sizes)
 
     def make() -> tuple[program.Compiled, list[Collective]]:
         settings = request.settings
@@ -161,9 +160,26 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
 
     asked = request.to_dict()
     key = store.key(request.settings, asked)
-    made, sends = store.recalled(cache, key, asked, make)
+    record = store.recalled(cache, key, asked, make)
+    return restored(request, record)
+
+
+def restored(request: Request, record: store.Record) -> Plan:
+    """Plan of a program that was compiled before; see `store.records`."""
+    sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
+    arguments, counts = _arguments(request, sizes)
+    made, sends = record
     known = None if made.needed else tuple(sends)
     return _plan(request, sizes, arguments, counts, made, known)
+
+
+def compute(request: Request) -> rates.Time:
+    """Time of a step on devices that share it evenly and send nothing."""
+    chip, devices = request.topology.chip, request.topology.devices
+    assert chip is not None
+    case = _Case(request, dict.fromkeys(AXES, 1), {}, (0.0, 0.0))
+    load = work.load(case.rows(), case.traffic(), request.batch, devices)
+    return rates.predict(chip, load)
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
