@@ -93,8 +93,9 @@ def main(argv: list[str]) -> None:
         if "=" not in word:
             raise UserError(f"--set {word}: write name=value, for example steps=12.")
     from onetoall_jax.pipelines import animator, pairs
-    from onetoall_jax.pipelines.animate import PrepareConfig, animate
+    from onetoall_jax.pipelines.animate import animate
     from onetoall_jax.pipelines.embed import Encoder
+    from onetoall_jax.pipelines.preparing import PrepareConfig
     from onetoall_jax.pose.detect import Search
 
     flags = {"alignment.mode": args.align, "alignment.anchor": args.anchor}

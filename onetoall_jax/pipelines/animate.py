@@ -22,78 +22,23 @@ import numpy as np
 from PIL import Image
 
 from onetoall_jax import media
-from onetoall_jax.alignment.align import AlignConfig
 from onetoall_jax.checkpoints import disk
 from onetoall_jax.errors import UserError
-from onetoall_jax.evaluation import drift, plot
+from onetoall_jax.evaluation import drift
 from onetoall_jax.pipelines import animator as animators
-from onetoall_jax.pipelines import artefact, embed, prepare_pair
+from onetoall_jax.pipelines import artefact, embed, results
 from onetoall_jax.pipelines.animator import Animator, Setup
 from onetoall_jax.pipelines.embed import Encoder
 from onetoall_jax.pipelines.prepare_pair import Prepared
+from onetoall_jax.pipelines.preparing import Pair, PrepareConfig, Preparer
 from onetoall_jax.pipelines.unfinished import Unfinished
-from onetoall_jax.pose import choice, detect
 from onetoall_jax.pose.detect import Search
-from onetoall_jax.pose.files import Track
 from onetoall_jax.sampling import clip
 
 PREPARED = "prepared"  # folder of the artefact in a result
-_SHOWN = 8  # frames of each row in the contact sheet
 
 Progress = Callable[[int, int, float], None]
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareConfig:
-    """How a pair is made ready.
-
-    Attributes:
-      alignment: how reference and driving clip are brought together.
-      height, width: of the result; None follows the reference.
-      num_frames: at most so many; None takes the whole clip.
-      fps: "native", or frames a second to take of the driving clip.
-      person, reference_person: whom to take of several; see `choice.choose`.
-    """
-
-    alignment: AlignConfig = AlignConfig()
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    fps: str = prepare_pair.NATIVE
-    person: str = choice.ONLY
-    reference_person: str = choice.ONLY
-
-    def __post_init__(self) -> None:
-        if (self.height is None) != (self.width is None):
-            raise UserError("Give both height and width, or neither.")
-        if self.num_frames is not None and self.num_frames < 1:
-            raise UserError(f"num_frames={self.num_frames}: give at least 1.")
-        for person in (self.person, self.reference_person):
-            choice.check(person)
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width, where they are set."""
-        if self.height is None or self.width is None:
-            return None
-        return self.height, self.width
-
-
-class Pair(NamedTuple):
-    """What is to be animated, and by what.
-
-    Attributes:
-      reference: a picture.
-      driving: a video, a picture (image pose transfer) or key points (.npz).
-      reference_keypoints, driving_keypoints: files instead of detection; see
-        `detect.given`.
-    """
-
-    reference: Path
-    driving: Path
-    reference_keypoints: Path | None = None
-    driving_keypoints: Path | None = None
 
 
 class Animation(NamedTuple):
@@ -259,7 +204,7 @@ class _Job:
             assert out is not None
             _check_free(out)
             folder = out / PREPARED
-        made = self._prepared(folder)
+        made = self._ready(folder)
         self.say(f"prepared in {folder}: look at {folder / artefact.SHEET}")
         return Animation(None, self._report(made, folder))
 
@@ -275,7 +220,7 @@ class _Job:
         before = out / PREPARED  # of a dry run
         folder = self.prepared or (before if before.exists() else part / PREPARED)
         try:
-            made = self._prepared(folder)
+            made = self._ready(folder)
             model = self._loaded()
             work = Unfinished(part, self._request(model, folder, made))
         except BaseException:
@@ -284,92 +229,12 @@ class _Job:
             raise
         return self._drawn(model, made, folder, work, out, output_type)
 
-    # --- preparing ---
-
-    def _prepared(self, folder: Path) -> Prepared:
+    def _ready(self, folder: Path) -> Prepared:
         with self.clock.part("prepare"):
-            model = self.model
-            geometry, cap = model.codec.geometry, model.sampling.short_side
-            if self.pair is None:
-                made = artefact.given(folder, geometry, cap, self._shown)
-            else:
-                made = artefact.obtain(folder, self._made_of(), self._aligned)
+            made = Preparer(self.model, self.pair, self.config, self.search)(folder)
         for note in made.notes:
             self.say(note)
         return made
-
-    def _made_of(self) -> dict[str, Any]:
-        assert self.pair is not None
-        made: dict[str, Any] = {
-            k: artefact.digest(v) for k, v in self.pair._asdict().items()
-        }
-        made |= dataclasses.asdict(self.config)
-        made |= {
-            "detector": self.search.detector,
-            "canvas_side": self.model.canvas_side,
-            "short_side": self.model.sampling.short_side,
-        }
-        return json.loads(json.dumps(made))
-
-    def _aligned(self) -> Prepared:
-        assert self.pair is not None
-        pair, config, model = self.pair, self.config, self.model
-        picture = media.read_image(pair.reference)
-        prepare_pair.output_sizes(
-            (picture.shape[0], picture.shape[1]),
-            config.size,
-            model.sampling.short_side,
-            model.codec.geometry,
-        )
-        shown, own = self._track(
-            pair.reference, pair.reference_keypoints, config.reference_person
-        )
-        moved, notes = self._track(pair.driving, pair.driving_keypoints, config.person)
-        moved, more = prepare_pair.timed(moved, config.fps, config.num_frames)
-        made = prepare_pair.prepare(
-            picture,
-            shown,
-            moved,
-            model.codec.geometry,
-            canvas_side=model.canvas_side,
-            size=config.size,
-            cap=model.sampling.short_side,
-            config=config.alignment,
-        )
-        choices = {**made.choices, **dataclasses.asdict(config)}
-        return made._replace(notes=(*own, *notes, *more, *made.notes), choices=choices)
-
-    def _track(
-        self, footage: Path, keypoints: Path | None, person: str
-    ) -> tuple[Track, tuple[str, ...]]:
-        if keypoints is None and footage.suffix == ".npz":
-            keypoints = footage
-        if keypoints is not None:
-            return detect.given(keypoints, footage), ()
-        return detect.find(footage, self.search._replace(person=person))
-
-    def _shown(
-        self, reference: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, list[str]]:
-        """Pose of a picture whose folder has none, and what to tell of it."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "reference.png"
-            media.write_image(path, reference)
-            track, notes = self._track(path, None, self.config.reference_person)
-        alone = track._replace(keypoints=track.keypoints[:1])
-        made = prepare_pair.prepare(
-            reference,
-            alone,
-            alone,
-            self.model.codec.geometry,
-            canvas_side=self.model.canvas_side,
-            size=size,
-            cap=min(size),
-            config=AlignConfig("reference"),
-        )
-        return made.reference_pose, list(notes)
-
-    # --- drawing ---
 
     def _loaded(self) -> Animator:
         prompt, negative, encoder = self.texts
@@ -418,17 +283,17 @@ class _Job:
         output_type: str,
     ) -> Animation:
         frames: list[np.ndarray] | None = None if output_type == "none" else []
-        results = None
+        files = None
         try:
-            results = _Results(work.folder, made, self.sound)
+            files = results.Results(work.folder, made, self.sound)
             for drawn in self._segments(model, made, work):
                 with self.clock.part("write"):
-                    results.add(drawn)
+                    files.add(drawn)
                 if frames is not None:
                     frames.append(drawn)
             with self.clock.part("write"):
-                results.close()
-                compared = _drift(work)
+                files.close()
+                compared = results.compared(work)
                 inside = folder.parent in (work.folder, out)
                 report = self._report(made, out / PREPARED if inside else folder)
                 report |= {
@@ -446,8 +311,8 @@ class _Job:
                 _adopt(out, work.folder)
                 work.finish(out)
         except BaseException as error:
-            if results is not None:
-                results.abandon()
+            if files is not None:
+                files.abandon()
             kept = work.leave()
             if isinstance(error, OSError | av.FFmpegError):
                 more = " What is finished is kept; started again, it goes on."
@@ -518,86 +383,6 @@ class _Job:
         }
 
 
-class _Results:
-    """The files that people look at; the videos grow as frames come."""
-
-    def __init__(self, folder: Path, prepared: Prepared, sound: Path | None):
-        self._folder, self._prepared = folder, prepared
-        self._total = len(prepared.poses)
-        # Small clips are enlarged, or a player would blur them.
-        self._factor = max(1, 256 // min(prepared.size))
-        self._count = 0
-        wanted = np.linspace(0, self._total - 1, min(_SHOWN, self._total))
-        self._wanted = set(wanted.round().astype(int).tolist())
-        self._kept: list[np.ndarray] = []
-        self._videos: list[media.VideoWriter] = []
-        if self._total > 1:
-            height, width = (n * self._factor for n in prepared.size)
-            fps = prepared.fps
-            self._videos = [
-                media.VideoWriter(folder / "result.mp4", fps, height, width, sound),
-                media.VideoWriter(folder / "side_by_side.mp4", fps, height, 3 * width),
-            ]
-
-    def add(self, frames: np.ndarray) -> None:
-        """The next frames [F,H,W,3]."""
-        first, self._count = self._count, self._count + len(frames)
-        self._kept += [
-            frames[i - first] for i in range(first, self._count) if i in self._wanted
-        ]
-        large = media.enlarged(frames, self._factor)
-        if not self._videos:
-            media.write_image(self._folder / "result.png", large[0])
-            return
-        result, beside = self._videos
-        result.write(large)
-        poses = self._prepared.poses[first : self._count]
-        shown = [
-            media.enlarged(x, self._factor) for x in (self._prepared.reference, poses)
-        ]
-        beside.write(media.side_by_side(*shown, large))
-
-    def close(self) -> None:
-        """Completes the videos and writes the contact sheet."""
-        for video in self._videos:
-            video.close()
-        self._videos = []
-        prepared = self._prepared
-        mask = np.round(prepared.mask[..., None] * 255).astype(np.uint8)
-        mask = np.broadcast_to(mask, prepared.reference.shape)
-        first = np.stack([prepared.reference, mask, prepared.reference_pose])
-        rows = [
-            ("reference, what is missing of it, its pose", first),
-            ("driving pose", prepared.poses[sorted(self._wanted)]),
-            ("result", np.stack(self._kept)),
-        ]
-        sheet = media.contact_sheet(rows)
-        media.write_image(self._folder / "contact_sheet.png", sheet)
-
-    def abandon(self) -> None:
-        """Leaves no half of a video."""
-        for video in self._videos:
-            video.abandon()
-
-
-def _drift(work: Unfinished) -> list[dict[str, float]]:
-    """Each segment against the first; plotted where there are several."""
-    compared = drift.against_first([e.measures for e in work.entries])
-    if len(compared) > 1:
-        panels = [
-            plot.lines(title, {name: [c[name] for c in compared] for name in names})
-            for title, names in (
-                ("change of level by segment (0..255)", ("brightness", "colour")),
-                (
-                    "ratio to the first segment",
-                    ("contrast", "saturation", "sharpness"),
-                ),
-            )
-        ]
-        media.write_image(work.folder / "drift.png", np.concatenate(panels))
-    return compared
-
-
 def _check_free(out: Path) -> None:
     """Raises UserError if anything but a dry run's folder stands there."""
     if out.exists() and (
@@ -612,7 +397,8 @@ def _adopt(out: Path, part: Path) -> None:
     if out.exists():
         if (out / PREPARED).exists():
             os.replace(out / PREPARED, part / PREPARED)
-        shutil.rmtree(out)
+        shutil.rmtree(out / (PREPARED + ".part"), ignore_errors=True)
+        out.rmdir()
 
 
 def _as(frames: list[np.ndarray] | None, output_type: str) -> Any:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from onetoall_jax import config
 from onetoall_jax.errors import UserError
 from onetoall_jax.pipelines import animate as animating
-from onetoall_jax.pipelines.animate import PrepareConfig, Say
+from onetoall_jax.pipelines.animate import Say
 from onetoall_jax.pipelines.animator import Animator
+from onetoall_jax.pipelines.preparing import PrepareConfig
 from onetoall_jax.sampling.settings import SamplingConfig
 
 _NEEDED = ("reference", "driving")

@@ -11,7 +11,8 @@ import pytest
 import onetoall_jax
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
-from onetoall_jax.pipelines.animate import PrepareConfig, animate
+from onetoall_jax.pipelines.animate import animate
+from onetoall_jax.pipelines.preparing import PrepareConfig
 from onetoall_jax.pose import files
 
 RESULTS = ("result.mp4", "side_by_side.mp4", "contact_sheet.png", "drift.png")

@@ -10,8 +10,9 @@ from onetoall_jax import media
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.pipelines import artefact
-from onetoall_jax.pipelines.animate import PrepareConfig, animate
+from onetoall_jax.pipelines.animate import animate
 from onetoall_jax.pipelines.frames import Frames, forwards
+from onetoall_jax.pipelines.preparing import PrepareConfig
 
 GEOMETRY = Geometry(spatial=2, patch=(1, 1, 1))
 

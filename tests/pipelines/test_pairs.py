@@ -4,7 +4,7 @@ import pytest
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.pipelines import pairs
-from onetoall_jax.pipelines.animate import PrepareConfig
+from onetoall_jax.pipelines.preparing import PrepareConfig
 
 LIST = """reference,driving,name,seed,options
 me.png,a.mp4,one,7,steps=2; fps=16
