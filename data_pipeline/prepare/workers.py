@@ -1,6 +1,7 @@
 """Work for many processes; one that dies costs only the piece it was at."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, TypeVar
@@ -77,6 +78,7 @@ def _start(function: Callable[[T], R]) -> _Worker:
 
 
 def _work(function: Callable[[T], R], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     while True:
         try:
             piece = pipe.recv()
