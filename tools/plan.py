@@ -5,6 +5,7 @@
     python tools/plan.py --config=configs/stage2.py:tiny --topology=cpu:4
 
     python tools/plan.py --table=docs/plan.md --cache=docs/plan
+    python tools/plan.py --growth=docs/growth.png --cache=docs/plan
 
 Compiles the real training step ahead of time for TPUs (`pip install
 'onetoall-jax[tpu]'`) and CPUs; GPUs by formula, as --formula does for all.
@@ -23,10 +24,17 @@ from ml_collections import config_flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_pipeline import buckets  # noqa: E402
-from onetoall_jax import errors  # noqa: E402
+from onetoall_jax import errors, media  # noqa: E402
 from onetoall_jax.pipelines import settings as run_settings  # noqa: E402
 from onetoall_jax.pipelines.settings import RunSettings  # noqa: E402
-from onetoall_jax.planning import plan, report, search, table, topology  # noqa: E402
+from onetoall_jax.planning import (  # noqa: E402
+    growth,
+    plan,
+    report,
+    search,
+    table,
+    topology,
+)
 from onetoall_jax.planning.plan import Plan, Request  # noqa: E402
 from onetoall_jax.planning.work import Size  # noqa: E402
 
@@ -52,6 +60,9 @@ _TABLE = flags.DEFINE_string(
     None,
     "Compile what --cache lacks of the page of plans, and write the page.",
 )
+_GROWTH = flags.DEFINE_string(
+    "growth", None, "Draw time and memory against tokens and devices to this PNG."
+)
 _SHOWN = 12  # lines of a search's ranking
 _ROOT = Path(__file__).resolve().parent.parent
 _MARK = "<!-- below: written by tools/plan.py --table -->"
@@ -64,6 +75,12 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if _TABLE.value is not None:
         _table(Path(_TABLE.value), Path(_CACHE.value).expanduser())
+        return
+    if _GROWTH.value is not None:
+        folder = Path(_CACHE.value).expanduser()
+        media.write_image(
+            Path(_GROWTH.value), growth.draw(growth.panels(folder, _load))
+        )
         return
     if _CONFIG.value is None or _TOPOLOGY.value is None:
         raise errors.UserError(

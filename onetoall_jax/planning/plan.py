@@ -90,6 +90,11 @@ class Plan:
     time: rates.Time | None
 
     @property
+    def tokens(self) -> int:
+        """Of one clip, the frame before the video included."""
+        return _Case(self.request, self.mesh, {}, (0.0, 0.0)).tokens
+
+    @property
     def estimated(self) -> float:
         """Bytes at the worst moment, by the formula."""
         return sum(self.arguments.values()) + sum(self.temporary.values())
@@ -299,7 +304,8 @@ class _Case:
         made["gradient"] = self.arguments["trained parameters"]
         encoding = memory.codec(size, clips, platform)
         stored = bool(self.settings.data.get("latents"))
-        if encoding > sum(made.values()) and not stored:
+        learned = self.settings.codec.kind == "wan_vae"
+        if encoding > sum(made.values()) and learned and not stored:
             return {"encoding the clips": encoding}
         return made
 

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import pytest
 
 from configs import stage1, stage2
+from onetoall_jax.batch import BatchShape
 from onetoall_jax.errors import UserError
 from onetoall_jax.pipelines import settings as run_settings
-from onetoall_jax.planning import count, plan, rates, report, topology
+from onetoall_jax.planning import count, plan, program, rates, report, topology
 from onetoall_jax.planning.work import Size
+from onetoall_jax.sharding import mesh as meshes
+from onetoall_jax.sharding import rules
 
 
 def request(config, machine, batch, size, **changes) -> plan.Request:
@@ -97,6 +100,20 @@ def test_operations_of_a_sampled_segment_are_those_of_its_passes():
     # Three passes of 0.672 PFLOP in thirty steps, less what is computed once.
     assert whole == pytest.approx(90 * 0.672121e15, rel=0.06)
     assert whole < 90 * 0.672121e15
+
+
+def test_the_sampler_that_is_planned_is_the_one_that_draws():
+    config = stage2.get_config("tiny")
+    config.sampling.steps = 2
+    asked = request(config, "cpu:2", 1, "9x32x48", mesh__context=2, mesh__fsdp=1)
+    settings = asked.settings
+    mesh = meshes.build(settings.mesh, jax.devices()[:2])
+    made = program.sampling(settings, mesh, BatchShape(1, 9, 32, 48))
+    with meshes.use(mesh, rules.table(settings.mesh.rules)):
+        traced = made.trace(*made.args)
+    _, drawn = traced.out_info
+    assert drawn.frames_u8.shape == (1, 1, 9, 32, 48, 3)
+    assert traced.fun_name == "call"  # of `Sampler.call`, which sampling compiles
 
 
 def test_a_mesh_or_batch_that_does_not_fit_is_said_in_a_sentence():
