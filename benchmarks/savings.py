@@ -253,17 +253,22 @@ def compiler_count(cfg: ModelConfig, name: str, config: SamplingConfig) -> float
     return sum(counts)
 
 
-def table_count(cfg: ModelConfig, name: str, config: SamplingConfig) -> float:
-    """Operations of a segment of the full clip by the project's table."""
+def table_count(
+    cfg: ModelConfig,
+    name: str,
+    config: SamplingConfig,
+    clip: tuple[int, int, int] = FULL_CLIP,
+) -> float:
+    """Operations of a segment of a clip by the project's table."""
     on = set(NAMES[: NAMES.index(name) + 1])
     rows, seen, total = guidance.table(config), [], 0.0
-    grid = GEOMETRY.token_grid(*FULL_CLIP)
+    grid = GEOMETRY.token_grid(*clip)
     for row in rows:
         keys = ROWS
         if "padding merged" in on:
             count = PROMPT if row.text == "prompt" else NEGATIVE
             keys = -(-(count + 1) // 4) * 4
-        ops = flops.operations(cfg, flops.Clip(*FULL_CLIP, grid, keys), ())
+        ops = flops.operations(cfg, flops.Clip(*clip, grid, keys), ())
         for op in ops:
             total += _calls(op, row, seen, on) * _operations(op, cfg, keys, on)
         if "blocks shared" in on:
@@ -345,8 +350,13 @@ def times(rounds: int, config: SamplingConfig) -> dict[str, Any]:
         ]
         once[name]["seconds"] = total
     for name in NAMES:
-        ratio = timing.ratio(once[name]["seconds"], once["plain"]["seconds"])
-        once[name]["ratio"] = ratio
+        seconds, plain_seconds = once[name]["seconds"], once["plain"]["seconds"]
+        once[name]["ratio"] = timing.ratio(seconds, plain_seconds)
+        once[name]["fastest"] = min(seconds) / min(plain_seconds)
+        operations, most = (
+            table_count(SMALL, n, config, SMALL_CLIP) for n in (name, "plain")
+        )
+        once[name]["operations"] = operations / most
     return once
 
 
@@ -430,7 +440,11 @@ def measure(rounds: int) -> dict[str, Any]:
 def show(counted: dict[str, Any]) -> None:
     """Prints the table; savings in percent of the plain form's operations."""
     how = ("compiler, 4 blocks", "table, 4 blocks", "table")
-    print(f"{'':16}" + "".join(f"{size:^33}" for size in SIZES) + "   CPU time / plain")
+    print(
+        f"{'':16}"
+        + "".join(f"{size:^33}" for size in SIZES)
+        + "   CPU time / plain     fastest  operations"
+    )
     heads = "compiler@4  table@4  table  aimed "
     print(f"{'':16}" + heads * len(SIZES))
     for name in NAMES:
@@ -442,7 +456,8 @@ def show(counted: dict[str, Any]) -> None:
             line += f"{aim:7}" if aim is not None else " " * 7
         if "ratio" in counted[name]:
             middle, low, high = counted[name]["ratio"]
-            line += f"   {middle:.3f} ({low:.3f} to {high:.3f})"
+            line += f"   {middle:.2f} ({low:.2f} to {high:.2f})"
+            line += "{fastest:9.2f}{operations:12.2f}".format(**counted[name])
         print(line, flush=True)
     line = f"{'all':16}"
     for size in SIZES:
