@@ -15,9 +15,9 @@ from onetoall_jax.planning.work import Size
 _LIVE_WIDTH, _LIVE_MLP = 18, 2
 # The same per token that policies keep of every block until then, in units of D.
 _KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
-# Arrays at full resolution that the backward pass of the pose frames reads, and those
-# that encoding a chunk of frames holds at a time.
-_POSE_ARRAYS, _CODEC_ARRAYS = 7, 4
+# Arrays at full resolution that the pose frames hold for their backward pass (fitted to
+# one compiled step of 1.3B at 29x768x768), and those of encoding a chunk of frames.
+_POSE_ARRAYS, _CODEC_ARRAYS = 10, 4
 _CODEC_CHANNELS, _CODEC_FRAMES = 96, 4
 # The same in a forward pass, and at full resolution of frames that only go forward.
 _FORWARD_WIDTH, _FORWARD_MLP, _FORWARD_POSE = 10, 2, 3
