@@ -124,6 +124,25 @@ def test_any_length_gives_exactly_so_many_frames(pair, model, tmp_path, num_fram
         assert length_of(tmp_path / "out" / "result.mp4") == num_frames
 
 
+@pytest.mark.slow
+def test_segments_of_81_frames_give_exactly_so_many(pair, model, tmp_path):
+    points = files.read(pair / "dance.npz")
+    long = np.concatenate([points.keypoints] * 6)
+    files.write(tmp_path / "long.npz", points._replace(keypoints=long))
+    real = model.changed({"segment_frames": 81, "final_lengths": (65, 69, 73, 77, 81)})
+    static, released = [], []
+    for num_frames in (80, 81, 82, 157, 158):
+        for found, plan in ((static, "static"), (released, "release")):
+            changed = real.changed({"plan": plan})
+            made = call(pair, changed, None, num_frames, driving=tmp_path / "long.npz")
+            assert len(made.frames) == made.report["frames"] == num_frames
+            segments = made.report["segments"]
+            found.append([(s["start"], s["start"] + s["length"]) for s in segments])
+    assert static[1:4] == [[(0, 81)], [(0, 81), (1, 82)], [(0, 81), (76, 157)]]
+    assert released[1] == [(0, 81), (16, 81)]
+    assert released[4] == [(0, 81), (76, 157), (93, 158)]
+
+
 def test_at_most_three_programs_whatever_the_length(pair, model):
     sampler = dataclasses.replace(model.sampler)
     fresh = model._replace(sampler=sampler)
