@@ -192,7 +192,9 @@ def test_a_missing_or_damaged_file_is_named_and_can_be_made_anew(
 
 def small_run(config, dtype, stored_at=None):
     c = stage2.get_config("tiny")
-    c.model.update(dict(num_layers=2, num_heads=2, mlp_dim=32, text_dim=8))
+    c.model.update(dict(num_layers=2, num_heads=1, mlp_dim=16, text_dim=8))
+    c.model.reference_layers = 1
+    c.codec.block.channels = c.model.in_channels = c.model.out_channels = 8
     c.init_from, c.mesh.fsdp = "scratch", 2
     c.mesh.data = 4
     c.training.update(dict(compilation_cache="", steps=20, log_every=20, dtype=dtype))

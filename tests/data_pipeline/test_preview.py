@@ -50,7 +50,7 @@ def test_every_size_is_shown_with_its_choices(config, tmp_path, capsys):
 def test_what_is_shown_is_what_the_model_gets(config):
     load = loader.Load(config, GEOMETRY, 0, 1)
     steps = Plan(config, load.sizes)
-    batches = itertools.islice(loader.build(config, GEOMETRY), 4)
+    batches = itertools.islice(loader.build(config, GEOMETRY), 2)
     for step, batch in enumerate(batches):
         plan = steps[step]
         samples = [load.sample(plan, int(row)) for row in plan.rows]
