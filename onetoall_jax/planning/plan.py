@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh
 from onetoall_jax.batch import BatchShape
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import codec as codecs
+from onetoall_jax.pipelines import devices as animating
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.planning import (
     collectives,
@@ -138,7 +139,7 @@ def estimate(request: Request) -> Plan:
     Raises:
       UserError: the mesh does not cover the machine, or the batch not the mesh.
     """
-    sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
+    sizes = mesh_sizes(mesh_config(request), request.topology.devices)
     check(request, sizes)
     arguments, counts = _arguments(request, sizes)
     return _plan(request, sizes, arguments, counts, None, None)
@@ -152,12 +153,13 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
     Raises:
       UserError: as `estimate`; no libtpu; a machine that cannot be compiled for.
     """
-    sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
+    sizes = mesh_sizes(mesh_config(request), request.topology.devices)
     check(request, sizes)
 
     def make() -> tuple[program.Compiled, list[Collective]]:
         settings = request.settings
-        mesh = meshes.build(settings.mesh, topology.devices(request.topology))
+        split = mesh_config(request)
+        mesh = meshes.build(split, topology.devices(request.topology))
         kind = program.sampling if request.sampler else program.training
         step = kind(settings, mesh, _shape(request))
         made = program.compile_for(mesh, rules.table(settings.mesh.rules), step)
@@ -171,7 +173,7 @@ def compiled(request: Request, cache: Path | None = None) -> Plan:
 
 def restored(request: Request, record: store.Record) -> Plan:
     """Plan of a program that was compiled before; see `store.records`."""
-    sizes = mesh_sizes(request.settings.mesh, request.topology.devices)
+    sizes = mesh_sizes(mesh_config(request), request.topology.devices)
     arguments, counts = _arguments(request, sizes)
     made, sends = record
     known = None if made.needed else tuple(sends)
@@ -185,6 +187,15 @@ def compute(request: Request) -> rates.Time:
     case = _Case(request, dict.fromkeys(AXES, 1), {}, (0.0, 0.0))
     load = work.load(case.rows(), case.traffic(), request.batch, devices)
     return rates.predict(chip, load)
+
+
+def mesh_config(request: Request) -> MeshConfig:
+    """The mesh asked for; a sampler that asks for none gets the one of animating."""
+    settings = request.settings
+    if not request.sampler or settings.mesh != MeshConfig():
+        return settings.mesh
+    passes = len(guidance.table(settings.sampling))
+    return animating.shares(request.topology.devices, passes)
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
@@ -258,14 +269,16 @@ class _Case:
         self.model = self.settings.model
         self.codec = codecs.build(self.settings.codec, self.model.patch)
         self.wide = jnp.dtype(self.settings.training.dtype).itemsize == 4
+        table = guidance.table(self.settings.sampling)
         over = math.prod(sizes[axis] for axis in rules.BATCH_AXES)
-        # A device that finds no clip of its own helps with nothing.
-        self.clips = request.batch / min(over, request.batch)
+        # Passes of a clip are shared as clips are; a device that finds neither of its
+        # own helps with nothing.
+        own = request.batch * (len(table) if request.sampler else 1)
+        self.clips = request.batch / min(over, own)
         self.sharing = sizes["context"] * sizes["tensor"]
         clip = request.size.clip(self.codec.geometry, 1)
         f, h, w = clip.grid
         self.tokens = (f + bool(self.model.pose_layers)) * h * w
-        table = guidance.table(self.settings.sampling)
         self.passes = (
             len(table),
             sum(row.pose_scale != 0 for row in table),
