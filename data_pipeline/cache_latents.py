@@ -215,14 +215,16 @@ def _part(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Of the run that reads them.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the latents.")
-_CLIPS = flags.DEFINE_integer("clips", 1, "Windows that a device encodes at once.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32"], "Stored; bfloat16 takes half."
-)
-_PER_SHARD = flags.DEFINE_integer("per_shard", 256, "Windows in a file.")
-_PART = flags.DEFINE_string("part", "0/1", "i/n: this process's share of the shards.")
+def _define_flags() -> None:
+    # Only as a program: flags are one table for all modules of a process.
+    config_flags.DEFINE_config_file("config", None, "Of the run that reads them.")
+    flags.DEFINE_string("output", None, "Folder of the latents.")
+    flags.DEFINE_integer("clips", 1, "Windows that a device encodes at once.")
+    flags.DEFINE_enum(
+        "dtype", "bfloat16", ["bfloat16", "float32"], "Stored; bfloat16 takes half."
+    )
+    flags.DEFINE_integer("per_shard", 256, "Windows in a file.")
+    flags.DEFINE_string("part", "0/1", "i/n: this process's share of the shards.")
 
 
 @errors.reported
@@ -230,34 +232,36 @@ def main(argv: Sequence[str]) -> None:
     """Reads settings, encodes, stores."""
     del argv
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
-    if _CONFIG.value is None or _OUTPUT.value is None:
+    given = flags.FLAGS
+    if given.config is None or given.output is None:
         raise UserError(
             "Give --config=configs/stage2.py:tiny or another, and --output."
         )
     from onetoall_jax.pipelines import encode
     from onetoall_jax.pipelines import settings as run_settings
 
-    settings = run_settings.build(_CONFIG.value.to_dict())
+    settings = run_settings.build(given.config.to_dict())
     data = config.build(DataConfig, settings.data, "config.data")
     data = dataclasses.replace(data, windows=windows.CACHED, latents=None)
-    output, part = Path(_OUTPUT.value), _part(_PART.value)
+    output, part = Path(given.output), _part(given.part)
     Rows(data.root, data.split)  # a missing data set is said before any work
     encoder = encode.Encoder(settings)
     records = write(
         data,
         encoder,
         output,
-        clips=_CLIPS.value,
-        dtype=_DTYPE.value,
-        per_shard=_PER_SHARD.value,
+        clips=given.clips,
+        dtype=given.dtype,
+        per_shard=given.per_shard,
         part=part,
     )
     if (output / latents.DESCRIPTION).is_file():
         size = sum(f.stat().st_size for f in output.iterdir())
         print(f"{records} windows in {output}, {size / 1e6:.1f} MB")
     else:
-        print(f"part {_PART.value} is finished; others are not", file=sys.stderr)
+        print(f"part {given.part} is finished; others are not", file=sys.stderr)
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)

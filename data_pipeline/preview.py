@@ -211,10 +211,12 @@ def _changed(sample: Sample) -> bool:
     return any(note.startswith("head changed") for note in sample.notes)
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Whose batches to show.")
-_OUTPUT = flags.DEFINE_string("output", "runs/preview", "Folder for the pictures.")
-_BATCHES = flags.DEFINE_integer("batches", 4, "How many, at least one of each size.")
-_CLIPS = flags.DEFINE_integer("clips", 4, "Of each batch.")
+def _define_flags() -> None:
+    # Only as a program: flags are one table for all modules of a process.
+    config_flags.DEFINE_config_file("config", None, "Whose batches to show.")
+    flags.DEFINE_string("output", "runs/preview", "Folder for the pictures.")
+    flags.DEFINE_integer("batches", 4, "How many, at least one of each size.")
+    flags.DEFINE_integer("clips", 4, "Of each batch.")
 
 
 @errors.reported
@@ -222,18 +224,18 @@ def main(argv: Sequence[str]) -> None:
     """Reads settings, writes pictures."""
     del argv
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
-    if _CONFIG.value is None:
+    given = flags.FLAGS
+    if given.config is None:
         raise errors.UserError("Give --config=configs/stage2.py:tiny or another one.")
     from onetoall_jax.pipelines import encode
     from onetoall_jax.pipelines import settings as run_settings
 
-    settings = run_settings.build(_CONFIG.value.to_dict())
+    settings = run_settings.build(given.config.to_dict())
     data = config.build(DataConfig, settings.data, "config.data")
-    write(
-        data, encode.geometry(settings), Path(_OUTPUT.value), _BATCHES.value,
-        _CLIPS.value,
-    )  # fmt: skip
+    geometry = encode.geometry(settings)
+    write(data, geometry, Path(given.output), given.batches, given.clips)
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)
