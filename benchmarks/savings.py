@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import jax
@@ -244,10 +244,12 @@ def compiler_count(cfg: ModelConfig, name: str, config: SamplingConfig) -> float
     given = jax.tree_util.tree_map_with_path(sized, small)
     with unrolled(), folding(name):
         shared = jax.eval_shape(made.segment, params, given)
-        programs = [(1, made.segment, (params, given))] if shared is not None else []
+        programs: list[tuple[int, Callable[..., Any], tuple[Any, ...]]] = []
+        if shared is not None:
+            programs.append((1, made.segment, (params, given)))
         programs.append((STEPS, made.step, (params, given, shared)))
         counts = [
-            times * jax.jit(fn).lower(*args).cost_analysis()["flops"]
+            times * (jax.jit(fn).lower(*args).cost_analysis() or {})["flops"]
             for times, fn, args in programs
         ]
     return sum(counts)
@@ -261,14 +263,17 @@ def table_count(
 ) -> float:
     """Operations of a segment of a clip by the project's table."""
     on = set(NAMES[: NAMES.index(name) + 1])
-    rows, seen, total = guidance.table(config), [], 0.0
+    rows, total = guidance.table(config), 0.0
+    seen: list[guidance.Pass] = []
     grid = GEOMETRY.token_grid(*clip)
     for row in rows:
         keys = ROWS
         if "padding merged" in on:
             count = PROMPT if row.text == "prompt" else NEGATIVE
             keys = -(-(count + 1) // 4) * 4
-        ops = flops.operations(cfg, flops.Clip(*clip, grid, keys), ())
+        # The protocol's fields may be set, those of a frozen dataclass may not.
+        sizes = cast(flops.Sizes, cfg)
+        ops = flops.operations(sizes, flops.Clip(*clip, grid, keys), ())
         for op in ops:
             total += _calls(op, row, seen, on) * _operations(op, cfg, keys, on)
         if "blocks shared" in on:
@@ -321,7 +326,9 @@ def _shared_blocks(
 
 def times(rounds: int, config: SamplingConfig) -> dict[str, Any]:
     """Seconds of a step of every line in turn, the segment's share apart."""
-    calls, outputs, once = {}, {}, {}
+    calls: dict[str, Callable[[], object]] = {}
+    outputs: dict[str, np.ndarray] = {}
+    once: dict[str, dict[str, Any]] = {}
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32)),
@@ -338,6 +345,7 @@ def times(rounds: int, config: SamplingConfig) -> dict[str, Any]:
         calls[f"{name}, segment"] = functools.partial(_wait, segment, params, given)
         outputs[name] = np.asarray(step(params, given, shared))
     taken = timing.in_turn(calls, rounds, time.process_time)
+    spent: dict[str, list[float]] = {}
     plain = outputs["plain"]
     for name in NAMES:
         difference = float(np.abs(outputs[name] - plain).max() / np.abs(plain).max())
@@ -348,9 +356,9 @@ def times(rounds: int, config: SamplingConfig) -> dict[str, Any]:
             STEPS * a + b
             for a, b in zip(taken[name], taken[f"{name}, segment"], strict=True)
         ]
-        once[name]["seconds"] = total
+        once[name]["seconds"] = spent[name] = total
     for name in NAMES:
-        seconds, plain_seconds = once[name]["seconds"], once["plain"]["seconds"]
+        seconds, plain_seconds = spent[name], spent["plain"]
         once[name]["ratio"] = timing.ratio(seconds, plain_seconds)
         once[name]["fastest"] = min(seconds) / min(plain_seconds)
         operations, most = (
@@ -389,10 +397,16 @@ def fusion(rounds: int) -> dict[str, Any]:
         with jax.disable_jit():
             jax.block_until_ready(code(*args))
 
-    calls = {"fused": functools.partial(_wait, program, *args), "eager": eager}
+    calls: dict[str, Callable[[], object]] = {
+        "fused": functools.partial(_wait, program, *args),
+        "eager": eager,
+    }
     taken = timing.in_turn(calls, rounds, time.process_time)
     return {
-        "bytes": {"eager": moved, "fused": program.cost_analysis()["bytes accessed"]},
+        "bytes": {
+            "eager": moved,
+            "fused": (program.cost_analysis() or {})["bytes accessed"],
+        },
         "ratio": timing.ratio(taken["fused"], taken["eager"]),
     }
 
