@@ -52,12 +52,12 @@ def inputs():
 
 
 @functools.cache
-def compiled(cfg, remat, pose):
+def compiled(cfg):
     """One program for all tests of a model: compiling is what takes time here."""
-    f = onetoall.functions(cfg, remat=remat)
+    f = onetoall.functions(cfg)
 
     def forward(params, inputs, scale, context):
-        args = {k: inputs[k] for k in ("pose", "reference_pose") if pose}
+        args = {k: inputs[k] for k in ("pose", "reference_pose") if cfg.pose_layers}
         given = f.conditions(
             params, inputs["text"], inputs["reference"], pose_scale=scale, **args
         )
@@ -68,10 +68,8 @@ def compiled(cfg, remat, pose):
     return jax.jit(forward)
 
 
-def velocity(
-    cfg, params, inputs, context=(False, False), scale=1.0, remat="none", pose=True
-):
-    forward = compiled(cfg, remat, pose and cfg.pose_layers > 0)
+def velocity(cfg, params, inputs, context=(False, False), scale=1.0):
+    forward = compiled(cfg)
     return forward(params, inputs, jnp.full(2, scale), jnp.array(context))
 
 
@@ -138,23 +136,6 @@ def test_context_changes_only_clips_that_have_it(inputs):
     half = velocity(FULL, params, inputs, context=(False, True))
     np.testing.assert_allclose(half[0], plain[0], rtol=1e-5, atol=1e-5)
     assert np.abs(half[1] - plain[1]).max() > 1e-2
-
-
-def test_remat_changes_no_gradient(inputs):
-    cfg = dataclasses.replace(FULL, num_layers=3, pose_layers=1)
-    params = random_like(onetoall.abstract(cfg))
-
-    def loss(remat):
-        # Without PoseResNet, which no policy touches and which takes a minute.
-        fn = lambda p: jnp.mean(  # noqa: E731
-            velocity(cfg, p, inputs, remat=remat, pose=False) ** 2
-        )
-        return jax.jit(jax.grad(fn))(params)
-
-    a, b = trees.flatten(loss("none")), trees.flatten(loss("block"))
-    scale = max(float(jnp.abs(x).max()) for x in a.values())
-    for name, x in a.items():
-        np.testing.assert_allclose(x / scale, b[name] / scale, atol=1e-5, err_msg=name)
 
 
 def test_growing_to_stage_1_follows_the_release():
