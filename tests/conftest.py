@@ -1,7 +1,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices; and programs that run once need no optimising, which takes longest here.
+# Eight devices; and no optimising, which takes longest for programs that run once.
 for flag in (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
