@@ -9,25 +9,11 @@
 """
 
 import argparse
-import runpy
 import sys
 from pathlib import Path
 
-from onetoall_jax import errors
+from onetoall_jax import config, errors
 from onetoall_jax.errors import UserError
-
-
-def _config(text: str | None) -> dict | None:
-    """ "configs/stage3.py:1_3b" -> its settings as a dictionary."""
-    if text is None:
-        return None
-    path, _, argument = text.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={text}: there is no file {path}.")
-    try:
-        return runpy.run_path(path)["get_config"](argument).to_dict()
-    except (KeyError, ValueError) as error:
-        raise UserError(f"--config={text}: {error}.") from error
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -116,17 +102,18 @@ def main(argv: list[str]) -> None:
         progress=_progress,
         say=print,
     )
+    run = None if args.config is None else config.read(args.config).to_dict()
     checkpoint = args.checkpoint or animator.SHIPPED
     if args.pairs is not None:
         rows = pairs.read(args.pairs)
-        model = animator.load(checkpoint, sampling, _config(args.config))
+        model = animator.load(checkpoint, sampling, run)
         del common["output_type"]
         _report(pairs.run(rows, args.out, model, share=_share(args.share), **common))
         return
     _, report = animate(
         args.reference,
         args.driving,
-        model=animator.setup(checkpoint, sampling, _config(args.config)),
+        model=animator.setup(checkpoint, sampling, run),
         out=args.out,
         prepared=args.prepared,
         reference_keypoints=args.reference_keypoints,

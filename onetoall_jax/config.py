@@ -1,15 +1,34 @@
-"""Builds frozen settings dataclasses from plain dictionaries, strictly, and back."""
+"""Reads configurations; builds frozen settings dataclasses from them, and back."""
 
 import dataclasses
 import difflib
+import runpy
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onetoall_jax.errors import UserError
 
 T = TypeVar("T")
+
+
+def read(text: str) -> Any:
+    """ConfigDict of a file and the argument of its `get_config`.
+
+    Args:
+      text: as in configs/stage3.py:1_3b.
+    Raises:
+      UserError: no such file, or one without such a configuration.
+    """
+    path, _, argument = text.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={text}: there is no file {path}.")
+    try:
+        return runpy.run_path(path)["get_config"](argument)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--config={text}: {error}.") from error
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:

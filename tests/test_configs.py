@@ -1,6 +1,7 @@
 """Every configuration builds into the settings that the rooms read."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from onetoall_jax.errors import UserError
 from onetoall_jax.models import onetoall
 from onetoall_jax.pipelines import settings
 
+ROOT = Path(__file__).resolve().parent.parent
 STAGES = (stage0, stage1, stage2, stage3)
 BUILT = [(k, s) for k in range(4) for s in sizes.NAMES if k or s == "tiny"]
 
@@ -56,3 +58,12 @@ def test_the_release_recipe_sets_every_slip():
     assert training.shared_draws and training.round_sigma
     assert training.reference_noise.double_exponential
     assert training.optimizer.clip_norm == 0
+
+
+def test_a_configuration_is_read_by_file_and_argument():
+    made = config.read(f"{ROOT / 'configs/stage2.py'}:tiny")
+    assert made.to_dict() == stage2.get_config("tiny").to_dict()
+    with pytest.raises(UserError, match="there is no file configs/stage9.py"):
+        config.read("configs/stage9.py:tiny")
+    with pytest.raises(UserError, match="size 'huge': known are tiny"):
+        config.read(f"{ROOT / 'configs/stage2.py'}:huge")

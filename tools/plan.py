@@ -11,7 +11,6 @@ Compiles the real training step ahead of time for TPUs (`pip install
 'onetoall-jax[tpu]'`) and CPUs; GPUs by formula, as --formula does for all.
 """
 
-import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from ml_collections import config_flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_pipeline import buckets  # noqa: E402
-from onetoall_jax import errors, media  # noqa: E402
+from onetoall_jax import config, errors, media  # noqa: E402
 from onetoall_jax.pipelines import settings as run_settings  # noqa: E402
 from onetoall_jax.pipelines.settings import RunSettings  # noqa: E402
 from onetoall_jax.planning import (  # noqa: E402
@@ -129,10 +128,9 @@ def _table(path: Path, folder: Path) -> None:
     path.write_text(text.split(_MARK)[0] + _MARK + "\n\n" + table.page(folder, _load))
 
 
-def _load(config: str, changes: Mapping[str, Any]) -> RunSettings:
+def _load(name: str, changes: Mapping[str, Any]) -> RunSettings:
     """Settings of a configuration such as configs/stage2.py:14b."""
-    file, _, argument = config.partition(":")
-    values = runpy.run_path(str(_ROOT / file))["get_config"](argument)
+    values = config.read(str(_ROOT / name))
     with values.unlocked():
         values.update_from_flattened_dict(changes)
     return run_settings.build(values.to_dict())

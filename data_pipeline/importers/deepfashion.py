@@ -1,6 +1,6 @@
 """DeepFashion In-shop: pictures of people in garments, paired by lists.
 
-Pictures lie in the tree `MEN|WOMEN/<category>/id_XXXXXXXX/NN_V_view.jpg` or in flat
+Pictures lie in the tree `MEN|WOMEN/<category>/id_00000001/02_1_front.jpg` or in flat
 folders under names of these parts, `fashionWOMENBlouses_Shirtsid0000000102_1front.jpg`.
 Pairs come from tables with the columns `from` and `to`; without such a table all
 pictures of one person in one garment are paired.
