@@ -66,6 +66,7 @@ _AUGMENT = (
         keep_reference=0.0,
         zoom=0.0,
         without_face=0.0,
+        cartoon_words=(),
     ),
     dict(
         drop_all=0.0,
@@ -75,6 +76,7 @@ _AUGMENT = (
         keep_reference=0.0,
         zoom=0.0,
         without_face=0.0,
+        cartoon_words=(),
         reference_first=0.2,
         hand_regions=False,
         same_picture=True,

@@ -83,25 +83,44 @@ def integer(u: float, low: int, high: int) -> int:
     return low + min(int(u * (high - low + 1)), high - low)
 
 
-def keeps_both(config: AugmentConfig, draws: Draws) -> bool:
-    """Neither pose nor reference is dropped at first."""
-    return draws.branch >= config.drop_all + config.drop_reference
+def as_released(config: AugmentConfig, pair: bool | None) -> bool:
+    """Is it a picture, and are pictures varied by the release's own rules?
+
+    Args:
+      pair: see `Sample`.
+    """
+    return config.released_pictures and pair is not None
 
 
-def targets_reference(config: AugmentConfig, draws: Draws) -> bool:
+def _goes_on(config: AugmentConfig, draws: Draws, pair: bool | None) -> bool:
+    """After the choice what to drop or mask, may the pose be dropped or things zoomed?
+
+    A clip that lost something may not; a released picture may if it lost or was masked.
+    """
+    dropped = config.drop_all + config.drop_reference
+    if not as_released(config, pair):
+        return draws.branch >= dropped
+    masked = bool(pair and config.mask_face)
+    return draws.branch < config.drop_all or draws.second < dropped or masked
+
+
+def targets_reference(
+    config: AugmentConfig, draws: Draws, pair: bool | None = None
+) -> bool:
     """The pose is dropped, and a picture is to become its reference."""
-    return keeps_both(config, draws) and draws.keep_reference < config.keep_reference
+    chosen = draws.keep_reference < config.keep_reference
+    return chosen and _goes_on(config, draws, pair)
 
 
-def zooms_clip(config: AugmentConfig, draws: Draws) -> bool:
+def zooms_clip(config: AugmentConfig, draws: Draws, pair: bool | None = None) -> bool:
     """The clip is enlarged, rather than the reference or nothing."""
-    free = keeps_both(config, draws) and not targets_reference(config, draws)
+    free = _goes_on(config, draws, pair) and not targets_reference(config, draws, pair)
     return free and config.zoom / 2 <= draws.zoom < config.zoom
 
 
-def zoom_scale(u: float) -> float:
-    """By how much a clip is enlarged."""
-    return 1 + 0.2 * u
+def zoom_scale(u: float, *, released_picture: bool = False) -> float:
+    """By how much a clip or its reference is enlarged."""
+    return 1 + (0.3 if released_picture else 0.2) * u
 
 
 def apply(
@@ -113,12 +132,12 @@ def apply(
       aspect: width over height of the batch; None takes the sample's own.
     Source: section 4 of the released training page, section 8 of the data page.
     """
-    if config.released_pictures and sample.pair is not None:
+    if as_released(config, sample.pair):
         return _released_picture(sample, config, draws, aspect)
     p, seen = draws.branch, sample.reference
     if p < config.drop_all:
         return _without_pose(_without_reference(sample))
-    if not keeps_both(config, draws):
+    if not _goes_on(config, draws, None):
         return _without_reference(sample)
     if (
         p < config.drop_all + config.drop_reference + config.mask_face
@@ -147,21 +166,21 @@ def _released_picture(
     A second draw decides on dropping the reference; a pair of the same picture is
     always masked; the reference is zoomed twice and its pose not at all.
     """
-    seen, dropped = sample.reference, config.drop_all + config.drop_reference
+    seen, pair = sample.reference, sample.pair
+    if not _goes_on(config, draws, pair):
+        return sample
     if draws.branch < config.drop_all:
         sample = _without_pose(_without_reference(sample))
-    elif draws.second < dropped:
+    elif draws.second < config.drop_all + config.drop_reference:
         sample = _without_reference(sample)
-    elif not sample.pair or not config.mask_face:
-        return sample
     else:
         masked = sample
         if sample.face_box is not None:
             masked = _mask_around_face(sample, sample.face_box, draws, 0.75, aspect)
         sample = _mask_around_centre(sample) if masked is sample else masked
-    if draws.keep_reference < config.keep_reference:
+    if targets_reference(config, draws, pair):
         return _without_pose(sample.changed("reference as target", frames=seen[None]))
-    scale = 1 + 0.3 * draws.zoom_scale
+    scale = zoom_scale(draws.zoom_scale, released_picture=True)
     if draws.zoom < config.zoom / 2:
         once = _zoom_reference(sample, scale)
         return dataclasses.replace(
@@ -169,7 +188,7 @@ def _released_picture(
             reference=zoomed(once.reference, scale),
             reference_pose=sample.reference_pose,
         )
-    return _zoom_clip(sample, scale) if draws.zoom < config.zoom else sample
+    return _zoom_clip(sample, scale) if zooms_clip(config, draws, pair) else sample
 
 
 def _mask_around_centre(sample: Sample) -> Sample:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data_pipeline.settings import AugmentConfig
 from onetoall_jax.pose.keypoints import Pose, to_pose
 
-LIMB_CHANCE, FACE_CHANCE = 0.4, 0.7
 _SURE = 0.5
 _TINY = 1e-6
 _EYES = (slice(36, 42), slice(42, 48))
@@ -29,7 +29,7 @@ class Draws:
       limb, face: in [0, 1); decide whether the head's bones and the face change.
       strength: in [0, 0.8], of the bones' change.
       face_strength: called for every frame, in [0.5, 1].
-      push: called for every proportion near 1, in [0, 1); above 0.1 it is moved away.
+      push: called for every proportion near 1, in [0, 1); decides whether it stays.
     """
 
     limb: float
@@ -111,35 +111,36 @@ def changed(
     poses: Sequence[Pose],
     other: Pose,
     draws: Draws,
-    limb_chance: float = LIMB_CHANCE,
-    face_chance: float = FACE_CHANCE,
+    chances: AugmentConfig = AugmentConfig(),  # noqa: B008
 ) -> tuple[list[Pose], bool, bool]:
     """(poses with the other's head, did bones change, did the face change).
 
     Args:
       other: of `aligned`.
     """
-    limb, face = draws.limb < limb_chance, draws.face < face_chance
-    ratios = _bone_ratios(other.body, poses[0].body, draws) if limb else {}
+    limb, face = draws.limb < chances.change_bones, draws.face < chances.change_face
+    keep, ratios = chances.keep_alike, {}
+    if limb:
+        ratios = _bone_ratios(other.body, poses[0].body, draws, keep)
     made = []
     for pose in poses:
         body = _with_bones(pose.body, ratios)
         points = pose.face
         if limb or face:
-            points = _with_face(pose.face, other.face, body[0], draws)
+            points = _with_face(pose.face, other.face, body[0], draws, keep)
         made.append(pose._replace(body=body, face=points))
     return made, limb, face
 
 
-def _pushed(t: float, draws: Draws) -> float:
+def _pushed(t: float, draws: Draws, keep: float) -> float:
     """A proportion near 1 is hardly a change, so most are moved away from it."""
-    if not 0.9 < t < 1.1 or draws.push() <= 0.1:
+    if not 0.9 < t < 1.1 or draws.push() <= keep:
         return t
     return max(1.1, 1.2 * t) if t >= 1 else min(0.9, t / 1.2)
 
 
 def _bone_ratios(
-    other: np.ndarray, own: np.ndarray, draws: Draws
+    other: np.ndarray, own: np.ndarray, draws: Draws, keep: float
 ) -> dict[tuple[int, int], float]:
     made = {}
     for i, j in _BONES:
@@ -147,7 +148,7 @@ def _bone_ratios(
         if min(theirs, ours) <= _TINY:
             made[i, j] = 1.0  # nothing to compare, and no draw
             continue
-        t = _pushed(min(max(theirs / ours, 0.5), 2.0), draws)
+        t = _pushed(min(max(theirs / ours, 0.5), 2.0), draws, keep)
         made[i, j] = (1 - draws.strength) + draws.strength * t
     return made
 
@@ -173,7 +174,7 @@ def _anchors(face: np.ndarray) -> np.ndarray:
 
 
 def _with_face(
-    own: np.ndarray, other: np.ndarray, nose: np.ndarray, draws: Draws
+    own: np.ndarray, other: np.ndarray, nose: np.ndarray, draws: Draws, keep: float
 ) -> np.ndarray:
     def stretch(i: int, j: int) -> float:
         ours = float(np.linalg.norm(own[i] - own[j]))
@@ -182,7 +183,8 @@ def _with_face(
         )
 
     strength = draws.face_strength()
-    scale = np.array([_pushed(stretch(36, 45), draws), _pushed(stretch(33, 8), draws)])
+    across, down = stretch(36, 45), stretch(33, 8)
+    scale = np.array([_pushed(across, draws, keep), _pushed(down, draws, keep)])
     middle = _anchors(own).mean(axis=0)
     made = middle + (own - middle) * ((1 - strength) + strength * scale)
     made = made + (nose - made[30])

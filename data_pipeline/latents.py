@@ -102,6 +102,7 @@ def identity(config: DataConfig, sizes: RowSizes) -> dict[str, Any]:
         "windows_per_clip": config.windows_per_clip,
         "zoomed": bool(config.augment.zoom),
         "same_picture": config.augment.same_picture,
+        "released_pictures": config.augment.released_pictures,
         "seed": config.seed,
     }
 
@@ -144,10 +145,11 @@ class Latents:
         self._folder = Path(config.latents or "")
         told = description(self._folder)
         for name, ours in identity(config, sizes).items():
-            if told["data"][name] != ours:
+            theirs = told["data"].get(name)
+            if theirs != ours:
                 raise UserError(
-                    f"The latents at {self._folder} were made with {name} "
-                    f"{told['data'][name]}, not {ours}: make them anew."
+                    f"The latents at {self._folder} were made with {name} {theirs}, "
+                    f"not {ours}: make them anew."
                 )
         self._geometry, self._dtype = geometry, np.dtype(told["dtype"])
         self._shards, self._per_shard = told["shards"], told["per_shard"]

@@ -113,23 +113,23 @@ class Load:
         draws, reference = choice.draws, choice.reference
         shown = [reference] if self._latents else [*choice.window, reference]
         clip = self._rows.read(row, [*choice.window, reference], shown)
+        picture = length <= plan.PICTURE_FRAMES
         change = None
         if self._pool is not None and draws.change_pose < config.augment.change_pose:
             every = config.augment.change_every_frame
             drawn = enhance.draw(config.seed, batch.epoch, row, every_frame=every)
-            change = Change(self._pool, draws.pool_row, drawn)
-        picture = length <= plan.PICTURE_FRAMES
+            change = Change(self._pool, draws.pool_row, drawn, config.augment)
         sample = whole_sample(
             clip,
             self._geometry.temporal,
             config.canvas_side,
-            draws.face >= config.augment.without_face,
+            shows_face(config.augment, draws, clip.caption if picture else ""),
             change,
             hands=config.augment.hand_regions and not picture,
         )
         sample = dataclasses.replace(
             sample,
-            pair=choice.window[0] == reference if picture else None,
+            pair=windows.pair_of(choice, length),
             notes=(windows.describe(choice), *sample.notes),
         )
         aspect = bucket.width / bucket.height
@@ -142,12 +142,24 @@ class Load:
         return made
 
 
+def shows_face(config: AugmentConfig, draws: augment.Draws, caption: str) -> bool:
+    """Are face points drawn?
+
+    Args:
+      caption: of a picture, "" for a clip; key points of drawn faces are not trusted.
+    Source: section 3 of the released data page.
+    """
+    drawing = any(word in caption for word in config.cartoon_words)
+    return not drawing and draws.face >= config.without_face
+
+
 class Change(NamedTuple):
     """A head to be changed: the pool, which of it (uniform), and how."""
 
     pool: Pool
     row: float
     draws: enhance.Draws
+    chances: AugmentConfig = AugmentConfig()
 
 
 def whole_sample(
@@ -216,7 +228,7 @@ def _changed(
     tall, wide = (int(v) for v in change.pool.size[i])
     pool = enhance.pool_pose(change.pool.keypoints[i], tall, wide, height / width)
     other = enhance.aligned(pool, poses[0])
-    made, limb, new_face = enhance.changed(poses, other, change.draws)
+    made, limb, new_face = enhance.changed(poses, other, change.draws, change.chances)
     style = Style(face=face, light_head=limb, light_face=limb or new_face)
     what = {
         (True, True): "bones and face",

@@ -17,9 +17,12 @@ class AugmentConfig:
       keep_reference: drop the pose, keep the reference.
       zoom: enlarge the reference or the clip a little.
       without_face: poses without face points.
+      cartoon_words: a picture whose caption holds one of them is always drawn so.
       reference_first: the clip's own first frame as reference.
       change_pose: give the driving head another's proportions (`enhance`); needs
-        `DataConfig.pose_pool`.
+        `DataConfig.pose_pool`. Of a head that is to change, change_bones and
+        change_face are the chances that its bones and its face do.
+      keep_alike: a proportion that hardly differs from the pool's is left so.
       change_every_frame: draw that change for each frame anew, as released: it jitters.
       released_pictures: vary pictures by the release's own rules, slips included,
         rather than as clips.
@@ -36,7 +39,11 @@ class AugmentConfig:
     zoom: float = 0.1
     without_face: float = 0.2
     reference_first: float = 0.0
+    cartoon_words: tuple[str, ...] = ("cartoon", "animate", "anime")
     change_pose: float = 0.0
+    change_bones: float = 0.4
+    change_face: float = 0.7
+    keep_alike: float = 0.1
     change_every_frame: bool = False
     released_pictures: bool = False
     hand_regions: bool = True
@@ -45,7 +52,7 @@ class AugmentConfig:
     @classmethod
     def none(cls) -> "AugmentConfig":
         """No choice at all: every clip as it is stored."""
-        return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, cartoon_words=())
 
 
 def stage_defaults(stage: int) -> AugmentConfig:
@@ -61,7 +68,7 @@ def stage_defaults(stage: int) -> AugmentConfig:
     if stage not in range(4):
         raise UserError(f"There is no stage {stage}: choose from 0, 1, 2 and 3.")
     table = {
-        0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0),
+        0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0, cartoon_words=()),
         1: AugmentConfig(
             0.0,
             0.2,
@@ -71,6 +78,7 @@ def stage_defaults(stage: int) -> AugmentConfig:
             0.0,
             0.0,
             reference_first=0.2,
+            cartoon_words=(),
             hand_regions=False,
             same_picture=True,
         ),

@@ -48,11 +48,6 @@ def check(config: DataConfig) -> None:
         raise UserError(
             "data.latents holds few windows of a clip: set data.windows=cached, too."
         )
-    if config.windows == CACHED and config.augment.released_pictures:
-        raise UserError(
-            "Pictures as released are zoomed in ways that no stored window has: set "
-            "data.augment.released_pictures=False or data.windows=any."
-        )
 
 
 def choose_frames(
@@ -111,11 +106,17 @@ def stored(
         ]
     if not config.augment.zoom:
         return plain
-    middle = plain[len(plain) // 2]
-    if length <= PICTURE_FRAMES:
+    middle, picture = plain[len(plain) // 2], length <= PICTURE_FRAMES
+    if picture:
         middle = plain[_target(length, config)]
-    scale = augment.zoom_scale(_own(config.seed, row))
+    scale = _scale(config, row, picture)
     return [*plain, dataclasses.replace(middle, zoom=scale)]
+
+
+def _scale(config: DataConfig, row: int, picture: bool) -> float:
+    """By how much a row's stored window is enlarged."""
+    released = picture and config.augment.released_pictures
+    return augment.zoom_scale(_own(config.seed, row), released_picture=released)
 
 
 def _target(length: int, config: DataConfig) -> int:
@@ -178,14 +179,22 @@ def _numbered(
 ) -> Choice:
     windows = stored(length, fps, num_frames, row, config)
     draws, frames, zoom = found.draws, tuple(found.window), 1.0
-    if augment.zooms_clip(config.augment, draws):
+    picture, pair = length <= PICTURE_FRAMES, pair_of(found, length)
+    if augment.zooms_clip(config.augment, draws, pair):
         draws = dataclasses.replace(draws, zoom_scale=_own(config.seed, row))
-        zoom = augment.zoom_scale(draws.zoom_scale)
-    elif num_frames == 1 and augment.targets_reference(config.augment, draws):
+        zoom = _scale(config, row, picture)
+    elif num_frames == 1 and augment.targets_reference(config.augment, draws, pair):
         frames = (found.reference,)
     return dataclasses.replace(
         found, number=windows.index(Window(frames, zoom)), draws=draws
     )
+
+
+def pair_of(choice: Choice, length: int) -> bool | None:
+    """Of a picture: is it its own reference? None for a clip of more frames."""
+    if length > PICTURE_FRAMES:
+        return None
+    return choice.window[0] == choice.reference
 
 
 def describe(choice: Choice) -> str:

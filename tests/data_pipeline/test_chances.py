@@ -106,13 +106,14 @@ def test_other_choices_come_out_at_their_chances(draws):
 
 def test_heads_change_at_the_released_chances():
     made = [enhance.draw(43, 0, row) for row in range(COUNT)]
-    limb = [d.limb < enhance.LIMB_CHANCE for d in made]
-    face = [d.face < enhance.FACE_CHANCE for d in made]
+    chances = stage_defaults(2)
+    limb = [d.limb < chances.change_bones for d in made]
+    face = [d.face < chances.change_face for d in made]
     assert_chance("bones", sum(limb), 0.4)
     assert_chance("face", sum(face), 0.7)
     either = sum(a or b for a, b in zip(limb, face, strict=True))
     assert_chance("either", either, 0.82)
-    assert_chance("push", sum(d.push() > 0.1 for d in made), 0.9)
+    assert_chance("alike", sum(d.push() <= chances.keep_alike for d in made), 0.1)
     # Uniform in 0..0.8 and 0.5..1: ten equal parts of each.
     assert_uniform("strength", [int(d.strength / 0.08) for d in made], 10)
     parts = [int((d.face_strength() - 0.5) / 0.05) for d in made]

@@ -7,10 +7,8 @@ import pytest
 
 from data_pipeline import builder, loader, synthetic
 from data_pipeline.plan import Plan
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
-from onetoall_jax.geometry import Geometry
-
-GEOMETRY = Geometry(4, 8, 48, (1, 1, 1))
+from data_pipeline.settings import AugmentConfig, Resolution
+from tests.data_pipeline.sets import GEOMETRY, settings, write_pool
 
 
 def clips():
@@ -31,17 +29,10 @@ def clips():
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
     builder.write(root / "data", {"train": clips()})
-    rows = builder.Rows(root / "data", "train")
-    points = np.stack([rows.read(i, [0]).keypoints[0] for i in range(4)])
-    np.savez(root / "pool.npz", keypoints=points, size=np.tile([48, 32], (4, 1)))
-    return DataConfig(
-        root=str(root / "data"),
+    return settings(
+        root / "data",
         resolutions=(Resolution("tiny", image_share=0.2),),
-        num_frames=5,
-        batch=4,
-        workers=0,
-        canvas_side=64,
-        pose_pool=str(root / "pool.npz"),
+        pose_pool=write_pool(root / "data", 4),
         augment=AugmentConfig(change_pose=0.7, zoom=0.3),
     )
 

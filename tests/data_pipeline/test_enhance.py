@@ -1,5 +1,6 @@
 """Changed heads against sums of the released functions, and what must stay."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 
 from data_pipeline import builder, enhance, loader, pools, synthetic
 from data_pipeline.pools import Pool
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
+from data_pipeline.settings import AugmentConfig
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.pose.keypoints import Pose
+from tests.data_pipeline.sets import settings
 
 HEAD = [0, 14, 15, 16, 17]
 
@@ -115,21 +117,11 @@ def test_a_pool_changes_the_driving_head_and_nothing_else(data, tmp_path):
     pool = pools.build(data)
     assert len(pool.size) == 6
     np.savez(tmp_path / "pool.npz", keypoints=pool.keypoints, size=pool.size)
-    config = DataConfig(
-        root=str(data),
-        resolutions=(Resolution("tiny"),),
-        num_frames=9,
-        batch=4,
-        workers=0,
-        canvas_side=64,
-        augment=AugmentConfig.none(),
-    )
-    changed = DataConfig(
-        **{
-            **vars(config),
-            "pose_pool": str(tmp_path / "pool.npz"),
-            "augment": AugmentConfig(*[0.0] * 7, change_pose=1.0),
-        }
+    config = settings(data, num_frames=9, augment=AugmentConfig.none())
+    changed = dataclasses.replace(
+        config,
+        pose_pool=str(tmp_path / "pool.npz"),
+        augment=AugmentConfig(*[0.0] * 7, change_pose=1.0),
     )
     plain, other = (
         next(itertools.islice(loader.build(c, Geometry()), 1))

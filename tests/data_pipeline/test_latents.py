@@ -1,7 +1,5 @@
 import dataclasses
-import hashlib
 import itertools
-import json
 import random
 import signal
 import subprocess
@@ -12,34 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import stage2
 from data_pipeline import builder, cache_latents, latents, loader, synthetic
 from data_pipeline.builder import Rows
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
+from data_pipeline.settings import AugmentConfig, Resolution
 from data_pipeline.windows import Window
 from onetoall_jax import batch
 from onetoall_jax.errors import UserError
-from onetoall_jax.geometry import Geometry
-from onetoall_jax.pipelines import settings as run_settings
-from onetoall_jax.pipelines import train
+from tests.data_pipeline.sets import Corners, digest, settings
 
-GEOMETRY = Geometry(4, 8, 3, (1, 1, 1))
-
-
-class Encoder:
-    """Corners of blocks of every fourth frame, in the place of a codec."""
-
-    clips, fingerprint = 2, "formula"
-
-    def __init__(self, fails_after=None):
-        self.left = fails_after
-
-    def __call__(self, frames_u8):
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
-        return (frames_u8[:, ::4, ::8, ::8] / 128 - 1).astype(np.float32)
+GEOMETRY = Corners.geometry
 
 
 def clips():
@@ -58,13 +37,10 @@ def clips():
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("set") / "data"
     builder.write(root, {"train": clips()})
-    return DataConfig(
-        root=str(root),
+    return settings(
+        root,
         resolutions=(Resolution("tiny", image_share=0.4),),
-        num_frames=5,
         batch=2,
-        workers=0,
-        canvas_side=64,
         windows="cached",
         windows_per_clip=3,
         augment=AugmentConfig(
@@ -76,15 +52,8 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents") / "made"
-    cache_latents.write(config, Encoder(), folder, per_shard=20)
+    cache_latents.write(config, Corners(), folder, per_shard=20)
     return dataclasses.replace(config, latents=str(folder))
-
-
-def digest(folder):
-    return {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(Path(folder).iterdir())
-    }
 
 
 def test_windows_of_a_row_by_hand(config):
@@ -109,8 +78,21 @@ def test_every_record_has_a_place_of_its_own(config):
         assert layout.place(entry.bucket, entry.row, number) == place
 
 
-def test_batches_hold_the_latents_of_the_frames_they_would_hold(config, stored):
-    encode, seen, lengths = Encoder(), set(), set()
+@pytest.fixture(scope="module")
+def released(config, tmp_path_factory):
+    """As `stored`, pictures varied as the release does."""
+    augment = dataclasses.replace(config.augment, released_pictures=True)
+    config = dataclasses.replace(config, augment=augment)
+    folder = tmp_path_factory.mktemp("released") / "made"
+    cache_latents.write(config, Corners(), folder)
+    return dataclasses.replace(config, latents=str(folder))
+
+
+@pytest.mark.parametrize("name", ["stored", "released"])
+def test_batches_hold_the_latents_of_the_frames_they_would_hold(name, request):
+    stored = request.getfixturevalue(name)
+    config = dataclasses.replace(stored, latents=None)
+    encode, seen, lengths = Corners(), set(), set()
     pairs = zip(
         loader.build(config, GEOMETRY), loader.build(stored, GEOMETRY), strict=False
     )
@@ -131,7 +113,7 @@ def test_a_run_that_was_cut_off_leaves_the_same_files(config, stored, tmp_path):
     while True:
         tries += 1
         try:
-            cache_latents.write(config, Encoder(tries), tmp_path / "l", per_shard=20)
+            cache_latents.write(config, Corners(tries), tmp_path / "l", per_shard=20)
             break
         except KeyboardInterrupt:
             with pytest.raises(UserError, match="no finished latents"):
@@ -142,12 +124,12 @@ def test_a_run_that_was_cut_off_leaves_the_same_files(config, stored, tmp_path):
 
 def test_parts_together_are_the_whole(config, stored, tmp_path):
     for i in (1, 0):
-        cache_latents.write(config, Encoder(), tmp_path, per_shard=20, part=(i, 2))
+        cache_latents.write(config, Corners(), tmp_path, per_shard=20, part=(i, 2))
     assert digest(tmp_path) == digest(stored.latents)
 
 
 def test_bfloat16_takes_half_and_comes_back_close(config, stored, tmp_path):
-    cache_latents.write(config, Encoder(), tmp_path, dtype="bfloat16")
+    cache_latents.write(config, Corners(), tmp_path, dtype="bfloat16")
     half = dataclasses.replace(config, latents=str(tmp_path))
     pairs = zip(
         loader.build(stored, GEOMETRY), loader.build(half, GEOMETRY), strict=False
@@ -167,16 +149,16 @@ def test_latents_of_other_settings_are_refused(config, stored, tmp_path):
         none = dataclasses.replace(stored, latents=str(tmp_path))
         loader.Load(none, GEOMETRY, 0, 1)
     with pytest.raises(UserError, match="another data"):
-        cache_latents.write(other, Encoder(), Path(stored.latents), per_shard=20)
-    released = dataclasses.replace(config.augment, released_pictures=True)
-    with pytest.raises(UserError, match="released_pictures=False"):
-        loader.Load(dataclasses.replace(config, augment=released), GEOMETRY, 0, 1)
+        cache_latents.write(other, Corners(), Path(stored.latents), per_shard=20)
+    released = dataclasses.replace(stored.augment, released_pictures=True)
+    with pytest.raises(UserError, match="released_pictures False, not True"):
+        loader.Load(dataclasses.replace(stored, augment=released), GEOMETRY, 0, 1)
 
 
 def test_a_missing_or_damaged_file_is_named_and_can_be_made_anew(
     config, stored, tmp_path
 ):
-    cache_latents.write(config, Encoder(), tmp_path, per_shard=20)
+    cache_latents.write(config, Corners(), tmp_path, per_shard=20)
     mine = dataclasses.replace(stored, latents=str(tmp_path))
     first = sorted(tmp_path.glob("latents.array_record*"))[0]
     whole = first.read_bytes()
@@ -186,50 +168,8 @@ def test_a_missing_or_damaged_file_is_named_and_can_be_made_anew(
     first.unlink()
     with pytest.raises(UserError, match=f"{first.name} is missing: run cache_latents"):
         loader.Load(mine, GEOMETRY, 0, 1)
-    cache_latents.write(config, Encoder(), tmp_path, per_shard=20)
+    cache_latents.write(config, Corners(), tmp_path, per_shard=20)
     assert digest(tmp_path) == digest(stored.latents)
-
-
-def small_run(config, dtype, stored_at=None):
-    c = stage2.get_config("tiny")
-    c.model.update(dict(num_layers=2, num_heads=1, mlp_dim=16, text_dim=8))
-    c.model.reference_layers = 1
-    c.codec.block.channels = c.model.in_channels = c.model.out_channels = 8
-    c.init_from, c.mesh.fsdp = "scratch", 2
-    c.mesh.data = 4
-    c.training.update(dict(compilation_cache="", steps=20, log_every=20, dtype=dtype))
-    c.training.optimizer.warmup_steps = 2
-    values = c.to_dict()
-    data = dataclasses.replace(config, batch=8, latents=stored_at)
-    data = dataclasses.replace(data, resolutions=(Resolution("tiny"),))
-    values["data"] = dataclasses.asdict(data)
-    return data, run_settings.build(values)
-
-
-def losses(workdir):
-    lines = (workdir / "log.jsonl").read_text().splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 1e-3)])
-def test_training_with_stored_latents_gives_the_same_losses(
-    config, tmp_path, dtype, bound
-):
-    from onetoall_jax.pipelines import encode
-
-    data, settings = small_run(config, dtype)
-    cache_latents.write(
-        data, encode.Encoder(settings), tmp_path / "latents", dtype=dtype
-    )
-    for stored_at in (None, str(tmp_path / "latents")):
-        data, settings = small_run(config, dtype, stored_at)
-        run = train.assemble(settings, tmp_path / str(bool(stored_at)))
-        run(loader.build(data, run.geometry))
-    a, b = losses(tmp_path / "False"), losses(tmp_path / "True")
-    assert len(a) == 20
-    print(f"{dtype}: losses differ by at most {np.abs(a - b).max():.2e}")
-    np.testing.assert_allclose(b, a, rtol=0, atol=bound)
 
 
 @pytest.mark.slow

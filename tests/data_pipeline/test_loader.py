@@ -7,12 +7,11 @@ import pytest
 
 from data_pipeline import builder, drawing, loader, synthetic
 from data_pipeline.plan import Plan
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
+from data_pipeline.settings import AugmentConfig, Resolution
 from onetoall_jax import batch
 from onetoall_jax.errors import UserError
-from onetoall_jax.geometry import Geometry
-
-GEOMETRY = Geometry(4, 8, 48, (1, 1, 1))
+from onetoall_jax.pose.draw import Style
+from tests.data_pipeline.sets import GEOMETRY, settings
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +25,7 @@ def config(tmp_path_factory):
             "test": synthetic.clips(made, "test", 3, 1),
         },
     )
-    return DataConfig(
-        root=str(root),
-        resolutions=(Resolution("tiny", image_share=0.3),),
-        num_frames=5,
-        batch=4,
-        workers=0,
-        canvas_side=64,
-    )
+    return settings(root, resolutions=(Resolution("tiny", image_share=0.3),))
 
 
 def take(config, count, **kwargs):
@@ -173,6 +165,31 @@ def test_footage_is_stored_as_jpeg_and_comes_back_close(tmp_path, config):
     assert back.poses is None and back.text_boxes == [[], [[1.0, 2.0, 9.0, 8.0]]]
     error = np.abs(back.frames.astype(int) - footage.frames[[2, 1]])
     assert 0 < error.mean() < 4
+
+
+def test_pictures_of_drawings_have_no_face_points(config, tmp_path):
+    """A picture and a clip of one person each, both told to be drawn."""
+    made = synthetic.SyntheticConfig(num_frames=5, canvas_side=0)
+    clip = synthetic.make_clip(made, "train", 0)
+    words = {"drawn": "A cartoon of a woman", "plain": "A woman"}
+    poses = {}
+    for name, caption in words.items():
+        told = dataclasses.replace(clip, caption=caption)
+        still = dataclasses.replace(
+            told, frames=told.frames[:1], keypoints=told.keypoints[:1]
+        )
+        builder.write(tmp_path / name, {"train": [told, still]})
+        mine = settings(tmp_path / name, batch=1, augment=AugmentConfig(*[0.0] * 7))
+        for b in take(mine, 2):
+            poses[name, b["pose_u8"].shape[1]] = b["pose_u8"]
+    np.testing.assert_array_equal(poses["drawn", 5], poses["plain", 5])
+    bare = drawing.draw_poses(clip.keypoints[:1], 48, 32, 64, Style(face=False))
+    np.testing.assert_array_equal(poses["drawn", 1][0], bare)
+    assert (poses["plain", 1][0] != bare).any()
+    none = AugmentConfig(*[0.0] * 7, cartoon_words=())
+    mine = settings(tmp_path / "drawn", batch=1, augment=none)
+    (b,) = (b for b in take(mine, 2) if b["pose_u8"].shape[1] == 1)
+    np.testing.assert_array_equal(b["pose_u8"], poses["plain", 1])
 
 
 def test_the_first_frame_can_be_the_reference(config):

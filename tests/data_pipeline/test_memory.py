@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 
 from data_pipeline import builder, cache_latents, loader, synthetic
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
-from onetoall_jax.geometry import Geometry
+from data_pipeline.settings import AugmentConfig, Resolution
+from tests.data_pipeline.sets import Corners, settings
 
-GEOMETRY = Geometry(4, 8, 3, (1, 1, 1))
 ALLOWED_MB = 8  # above the mean of the second fifth of a run
-
-
-class Corners:
-    clips, fingerprint = 4, "corners"
-
-    def __call__(self, frames_u8):
-        return (frames_u8[:, ::4, ::8, ::8] / 128 - 1).astype(np.float32)
 
 
 def resident_mb():
@@ -39,13 +31,10 @@ def resident_mb():
 def test_memory_stays_flat(tmp_path, stored, batches):
     made = synthetic.SyntheticConfig(num_frames=16, canvas_side=0 if stored else 256)
     builder.write(tmp_path / "data", {"train": synthetic.clips(made, "train", 24, 1)})
-    config = DataConfig(
-        root=str(tmp_path / "data"),
+    config = settings(
+        tmp_path / "data",
         resolutions=(Resolution("tiny", image_share=0.1),),
-        num_frames=5,
         batch=2,
-        workers=0,
-        canvas_side=64,
         windows="cached",
         augment=AugmentConfig(zoom=0.1),
     )
@@ -54,7 +43,7 @@ def test_memory_stays_flat(tmp_path, stored, batches):
         config = dataclasses.replace(config, latents=str(tmp_path / "latents"))
     config = dataclasses.replace(config, workers=2)
     seen = []
-    for i, _ in enumerate(loader.build(config, GEOMETRY)):
+    for i, _ in enumerate(loader.build(config, Corners.geometry)):
         if i == batches:
             break
         if i % (batches // 50) == 0:

@@ -11,10 +11,8 @@ from data_pipeline.importers import layouts
 from data_pipeline.prepare import beam, run
 from data_pipeline.prepare.screening import ScreenConfig
 from data_pipeline.prepare.settings import PrepareConfig
-from onetoall_jax import media
 from onetoall_jax.errors import UserError
-from onetoall_jax.pose import files
-from onetoall_jax.pose.files import Track
+from tests.data_pipeline.sets import digest, write_footage
 
 
 def test_without_beam_the_extra_is_named(monkeypatch):
@@ -27,13 +25,7 @@ def test_without_beam_the_extra_is_named(monkeypatch):
 def test_beam_makes_the_same_set(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     source = tmp_path / "footage"
-    source.mkdir()
-    config = synthetic.SyntheticConfig(96, 64, 12, canvas_side=0)
-    for i in range(6):
-        clip = synthetic.make_clip(config, "train", i)
-        media.write_video(source / f"{i}.mp4", clip.frames, clip.fps)
-        files.write(source / f"{i}.npz", Track(clip.keypoints, 96, 64, clip.fps))
-    (source / "damaged.mp4").write_bytes(b"no video")
+    write_footage(source, 96, 64, 12, 6)
     monkeypatch.setattr(run, "_SHARD", 1)  # a row a file, written side by side
     screen = ScreenConfig(sharpness=0, duplicate_bits=-1)
     settings = PrepareConfig(test_every=3, screen=screen)
@@ -42,13 +34,9 @@ def test_beam_makes_the_same_set(tmp_path, monkeypatch):
     stages, writing = beam.open_runner("--runner=DirectRunner")
     made = run.prepare(footage, tmp_path / "beam", settings, stages, writing)
     assert made.rows == 6
-    names = {}
-    for out in ("local", "beam"):
-        folder = tmp_path / out / "clips"
-        found = sorted(p for p in folder.rglob("*") if p.is_file())
-        names[out] = {str(p.relative_to(folder)): p.read_bytes() for p in found}
-    assert sum("array_record" in name for name in names["beam"]) == 6
-    assert names["beam"] == names["local"]
+    local, both = (digest(tmp_path / out / "clips") for out in ("local", "beam"))
+    assert sum("array_record" in name for name in both) == 6
+    assert both == local
     assert len(builder.Rows(tmp_path / "beam", "test")) == 2
 
 

@@ -1,6 +1,5 @@
 """Preparation that is killed, or runs out of disk, ends in the set of a calm run."""
 
-import hashlib
 import json
 import os
 import resource
@@ -13,10 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import synthetic
-from onetoall_jax import media
-from onetoall_jax.pose import files
-from onetoall_jax.pose.files import Track
+from tests.data_pipeline.sets import digest, write_footage
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,13 +22,7 @@ CLIPS, KILLS = 14, 10
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("footage")
-    config = synthetic.SyntheticConfig(192, 128, 30, canvas_side=0)
-    for i in range(CLIPS):
-        clip = synthetic.make_clip(config, "train", i)
-        media.write_video(folder / f"{i:02d}.mp4", clip.frames, clip.fps)
-        track = Track(clip.keypoints, 192, 128, clip.fps)
-        files.write(folder / f"{i:02d}.npz", track)
-    (folder / "damaged.mp4").write_bytes(b"no video")
+    write_footage(folder, 192, 128, 30, CLIPS)
     return folder
 
 
@@ -41,15 +31,6 @@ def command(source, out, *more):
              "--workers=2", "--sharpness=0", "--test_every=5", "--canvas_side=256",
              "--duplicate_bits=-1", *more)  # fmt: skip
     return [sys.executable, *words]
-
-
-def digest(folder):
-    """Hash of every file below, by name."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in found
-    }
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,9 @@ import pytest
 
 from data_pipeline import builder, loader, preview, synthetic
 from data_pipeline.plan import Plan
-from data_pipeline.pools import Pool
-from data_pipeline.settings import AugmentConfig, DataConfig, Resolution
+from data_pipeline.settings import AugmentConfig, Resolution
 from onetoall_jax import media
-from onetoall_jax.geometry import Geometry
-
-GEOMETRY = Geometry(4, 8, 48, (1, 1, 1))
+from tests.data_pipeline.sets import GEOMETRY, settings, write_pool
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +16,12 @@ def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
     made = synthetic.SyntheticConfig(num_frames=12, canvas_side=0)
     builder.write(root / "data", {"train": synthetic.clips(made, "train", 8, 1)})
-    rows = builder.Rows(root / "data", "train")
-    points = np.stack([rows.read(i, [0]).keypoints[0] for i in range(8)])
-    pool = Pool(points, np.tile([48, 32], (8, 1)))
-    np.savez(root / "pool.npz", keypoints=pool.keypoints, size=pool.size)
-    return DataConfig(
-        root=str(root / "data"),
+    return settings(
+        root / "data",
         resolutions=(Resolution("tiny", image_share=0.4),),
-        num_frames=5,
         batch=2,
-        workers=0,
         canvas_side=128,
-        pose_pool=str(root / "pool.npz"),
+        pose_pool=write_pool(root / "data", 8),
         augment=AugmentConfig(change_pose=0.7),
     )
 

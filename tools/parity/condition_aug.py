@@ -189,9 +189,9 @@ def _pair_sample(case: Case) -> Outputs:
         None,
         [[], []],
     )
-    drawn = any(word in config["caption"] for word in ("cartoon", "animate", "anime"))
     draws = _draws(config["draws"])
-    face = not drawn and draws.face >= config["without_face_prob"]
+    chances = AugmentConfig(without_face=config["without_face_prob"])
+    face = loader.shows_face(chances, draws, config["caption"])
     sample = loader.whole_sample(
         clip, _TEMPORAL, _CANVAS, face, _change(case, config["draws"]), hands=False
     )

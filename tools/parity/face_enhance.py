@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import enhance
+from data_pipeline.settings import AugmentConfig
 from onetoall_jax.pose.draw import Drawer, Style
 from onetoall_jax.pose.keypoints import to_pose
 from tools.parity.case import Case
@@ -29,9 +30,10 @@ def run(case: Case, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
     aligned = enhance.aligned(pool, poses[0])
     yield from recorded_form("aligned/", [aligned], single=True)
     draws = recorded(config["draws"])
-    made, limb, face = enhance.changed(
-        poses, aligned, draws, config["limb_change_prob"], config["face_change_prob"]
+    chances = AugmentConfig(
+        change_bones=config["limb_change_prob"], change_face=config["face_change_prob"]
     )
+    made, limb, face = enhance.changed(poses, aligned, draws, chances)
     yield from recorded_form("new/", made)
     style = Style(light_head=limb, light_face=limb or face)
     drawer = Drawer(height, width)
