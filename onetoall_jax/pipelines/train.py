@@ -179,18 +179,21 @@ def _create(training: TrainingConfig) -> Callable[[Any], TrainState]:
 
 def _state(settings: RunSettings, mesh: Mesh, store: Store) -> TrainState:
     """State to go on from."""
-    target = abstract_state(settings, mesh)
     if store.latest() is None:
-        params = start.params(settings, mesh)
-        create = jax.jit(
-            _create(settings.training), out_shardings=_places(target), donate_argnums=0
-        )
-        return create(params)
+        return first_state(settings, mesh)
+    target = abstract_state(settings, mesh)
     params, rest = store.restore(*kept(settings, target))
     if settings.lora.rank:
         base = trees.split(start.params(settings, mesh), lora.ALL)[1]
         params = trees.join(params, base)
     return join(params, rest, stages.patterns(settings.training.trainable))
+
+
+def first_state(settings: RunSettings, mesh: Mesh) -> TrainState:
+    """State before the first step, in its shards; raises as `start.params`."""
+    places = _places(abstract_state(settings, mesh))
+    create = jax.jit(_create(settings.training), out_shardings=places, donate_argnums=0)
+    return create(start.params(settings, mesh))
 
 
 def _places(target: TrainState) -> TrainState:
@@ -268,18 +271,16 @@ def work(
 
 
 @functools.lru_cache
-def _table(
-    model: Any, text: int, trainable: str, geometry: Geometry, size: tuple[int, ...]
-) -> float:
-    frames, height, width = size
-    grid = geometry.token_grid(frames, height, width)
-    clip = flops.Clip(frames, height, width, grid, text)
-    return flops.total(flops.operations(model, clip, stages.patterns(trainable)))
+def _table(model: Any, clip: flops.Clip, trainable: str, adapters: LoraConfig) -> float:
+    patterns = stages.patterns(trainable)
+    return flops.total(flops.operations(model, clip, patterns, adapters))
 
 
 def _work(settings: RunSettings, geometry: Geometry, size: tuple[int, ...]) -> float:
-    name = settings.training.trainable
-    return _table(settings.model, settings.text.length, name, geometry, size)
+    frames, height, width = size
+    grid = geometry.token_grid(frames, height, width)
+    clip = flops.Clip(frames, height, width, grid, settings.text.length)
+    return _table(settings.model, clip, settings.training.trainable, settings.lora)
 
 
 def _device_kind(target: TrainState) -> str:

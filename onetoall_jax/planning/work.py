@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
+from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models.codec import Codec, CodecConfig
 from onetoall_jax.models.settings import ModelConfig
@@ -100,7 +101,7 @@ def training(settings: RunSettings, codec: Codec, size: Size) -> list[Row]:
     """Work of one clip in a training step, the encoding of its pixels included."""
     run = settings.training
     clip = size.clip(codec.geometry, settings.text.length)
-    ops = _table(settings.model, clip, stages.patterns(run.trainable))
+    ops = _table(settings.model, clip, stages.patterns(run.trainable), settings.lora)
     rows = [_row(op, REPEATED[run.remat]) for op in ops]
     stored = bool(settings.data.get("latents"))
     return _summed([*rows, *_encoding(settings, size, stored)])
@@ -175,10 +176,13 @@ def traffic(model: ModelConfig, tokens: int, passes: float) -> float:
 
 
 def _table(
-    model: ModelConfig, clip: flops.Clip, trainable: Sequence[str]
+    model: ModelConfig,
+    clip: flops.Clip,
+    trainable: Sequence[str],
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008
 ) -> list[flops.Op]:
     sizes: Any = model  # frozen, where the protocol would let one set values
-    return flops.operations(sizes, clip, trainable)
+    return flops.operations(sizes, clip, trainable, adapters)
 
 
 def _row(op: flops.Op, repeated: Sequence[str]) -> Row:

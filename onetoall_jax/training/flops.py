@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from onetoall_jax import trees
+from onetoall_jax.lora import LoraConfig
 
 
 class Sizes(Protocol):
@@ -58,13 +59,31 @@ class Op(NamedTuple):
     backward: float
 
 
-def operations(cfg: Sizes, clip: Clip, trainable: Sequence[str]) -> list[Op]:
+def operations(
+    cfg: Sizes,
+    clip: Clip,
+    trainable: Sequence[str],
+    adapters: LoraConfig = LoraConfig(),  # noqa: B008
+) -> list[Op]:
     """The table of one clip.
 
     Args:
       trainable: patterns of the trained parameters; () gives a pure forward pass.
+      adapters: trained beside their kernels, and counted with them.
     """
-    return list(_Table(cfg, clip, trees.matches(tuple(trainable))).rows())
+    return list(_Table(cfg, clip, trainable, adapters).rows())
+
+
+def block(cfg: Sizes, clip: Clip, trainable: Sequence[str]) -> list[Op]:
+    """The table of one main block that has trained parts before it.
+
+    Keys and values of the prompt are made ahead of all blocks and not counted.
+    """
+    table, trains = _Table(cfg, clip, trainable, LoraConfig()), bool(trainable)
+    table.moved = trains
+    rows = table.block("dit/blocks", table.tokens, False, trains)
+    ahead = ("text_attention/key", "text_attention/value")
+    return [op for op in rows if not op.name.endswith(ahead)]
 
 
 def total(ops: Sequence[Op]) -> float:
@@ -75,8 +94,14 @@ def total(ops: Sequence[Op]) -> float:
 class _Table:
     """Walks the network in order and remembers what depends on a trained parameter."""
 
-    def __init__(self, cfg: Sizes, clip: Clip, trained: Callable[[str], bool]):
-        self.cfg, self.clip, self.trained = cfg, clip, trained
+    def __init__(
+        self, cfg: Sizes, clip: Clip, trainable: Sequence[str], adapters: LoraConfig
+    ):
+        self.cfg, self.clip = cfg, clip
+        self.trained: Callable[[str], bool] = trees.matches(tuple(trainable))
+        targets = adapters.targets if adapters.rank else ()
+        self.rank = adapters.rank
+        self.adapted = trees.matches(tuple(f"{name}$" for name in targets))
         f, h, w = clip.grid
         self.reference = h * w
         self.tokens = (f + bool(cfg.pose_layers)) * h * w
@@ -116,9 +141,16 @@ class _Table:
         yield self.dense("dit/head/projection", self.tokens, d, width)
 
     def dense(self, name: str, rows: int, width: int, features: int) -> Op:
-        """Matrix multiplication [rows, width] x [width, features]."""
-        forward = 2.0 * rows * width * features
-        return self._weighted(name, "matmul", forward)
+        """Matrix product [rows, width] x [width, features], with its adapter's."""
+        forward, moved = 2.0 * rows * width * features, self.moved
+        op = self._weighted(name, "matmul", forward)
+        if not self.adapted(name):
+            return op
+        self.moved = True
+        down, up = 2.0 * rows * width * self.rank, 2.0 * rows * self.rank * features
+        # Of the pair both gradients are needed, and the one between them.
+        back = 2 * up + down * (1 + moved)
+        return op._replace(forward=forward + down + up, backward=op.backward + back)
 
     def block(
         self, name: str, tokens: int, text: bool | None = None, features: bool = False

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from jax.extend import core
 
 from onetoall_jax import trees
+from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import dit, onetoall
 from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.pipelines import start
 from onetoall_jax.planning import count
-from onetoall_jax.training import stages, state
+from onetoall_jax.training import flops, stages, state
 
 CONFIG = ModelConfig(
     num_layers=3, num_heads=2, head_dim=12, mlp_dim=20, in_channels=4, out_channels=4,
@@ -102,6 +105,21 @@ def test_less_kept_is_more_computed():
     extractor = CONFIG.reference_layers * 2 * r * r * d
     first = 2 * t * t * d + 2 * 2 * t * d * d
     assert made["block"] - made["attention"] == CLIPS * (main + extractor + first)
+
+
+def test_adapters_cost_what_the_table_says():
+    adapters, text = LoraConfig(rank=2), 30  # rows, too many to be folded
+    patterns = stages.patterns("lora")
+    whole = nn.meta.unbox(start.boxed(CONFIG, adapters))
+    *_, latents, timestep, rows, picture = arguments(patterns)
+    rows = rows.update(shape=(CLIPS, text, CONFIG.text_dim))
+    given = (*trees.split(whole, patterns), latents, timestep, rows, picture)
+    counted = count.operations(gradient(), *given)["matmul"]
+    clip = flops.Clip(9, 3, 3, (3, 3, 3), text)
+    ops = flops.operations(CONFIG, clip, patterns, adapters)
+    assert CLIPS * flops.total(ops) == counted
+    alone = flops.operations(CONFIG, clip, patterns)
+    assert not any(op.backward for op in alone)
 
 
 @pytest.mark.slow
