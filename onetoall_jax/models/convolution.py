@@ -54,6 +54,27 @@ def conv3d(
     return (_SUMS[form](x, kernel, strides) + bias).astype(x.dtype)
 
 
+def kernel_of_columns(kernel: jax.Array, columns: int, stride: int) -> jax.Array:
+    """Kernel [kt,kh,3,C,O] for rows whose columns lie side by side in the channels.
+
+    Rows [W,C] read as [W/columns, columns*C], with one more such group on each side of
+    which only the column next to the row matters, become rows of columns/stride.
+
+    Returns:
+      [kt,kh,3,columns*C,columns/stride*O], mostly zeros.
+    """
+    reach = kernel.shape[2]
+    out = columns // stride
+    taken = np.zeros((reach, 3, columns, out), np.float32)
+    for d in range(reach):
+        for j in range(out):
+            group, column = divmod(j * stride + d - reach // 2, columns)
+            taken[d, group + 1, column, j] = 1
+    wide = jnp.einsum("thdco,dgij->thgicjo", kernel, taken.astype(kernel.dtype))
+    kt, kh, _, channels, features = kernel.shape
+    return wide.reshape(kt, kh, 3, columns * channels, out * features)
+
+
 def _choose(width: int, kernel: tuple[int, ...]) -> str:
     if axes.platform() != "cpu":
         return "direct"

@@ -14,7 +14,15 @@ from jax.ad_checkpoint import checkpoint_name
 from onetoall_jax import axes
 from onetoall_jax.models.attention import OUTPUT, AttentionConfig
 from onetoall_jax.models.hrfa import Attention
-from onetoall_jax.models.layers import MLP, Dense, LayerNorm, gelu, layer_norm, named
+from onetoall_jax.models.layers import (
+    MLP,
+    Dense,
+    LayerNorm,
+    gelu,
+    layer_norm,
+    named,
+    silu,
+)
 from onetoall_jax.models.layers import sinusoid as time_sinusoid
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
@@ -146,7 +154,7 @@ class TimeEmbedding(nn.Module):
         names = (axes.CONV_IN, axes.PARAM_EMBED)
         h = Dense(self.cfg.dim, names, self.dtype, name="in")(wave)
         names = (axes.PARAM_EMBED, axes.PARAM_HEADS)
-        return Dense(self.cfg.dim, names, self.dtype, name="out")(nn.silu(h))
+        return Dense(self.cfg.dim, names, self.dtype, name="out")(silu(h))
 
 
 class Head(nn.Module):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce, repeat
 
 from onetoall_jax import axes, lora
 
@@ -195,29 +195,46 @@ class GroupNorm(nn.Module):
     """Norm over groups of channels and every axis but the first; statistics in float32.
 
     Pooling over time as well couples all frames of a clip (section 9 of the model).
+    Sums are taken channel by channel and joined by group afterwards: a TPU would pad a
+    last axis as short as a group thirty-fold.
+
+    Attributes:
+      columns: neighbours in a row whose channels lie side by side in the last axis.
     """
 
     groups: int
     eps: float
     dtype: jnp.dtype = jnp.float32
+    columns: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1],)
+        shape = (x.shape[-1] // self.columns,)
         scale = self.param("scale", named(nn.initializers.ones, axes.NORM), shape)
         bias = self.param("bias", named(nn.initializers.zeros, axes.NORM), shape)
-        wide = rearrange(
-            x.astype(jnp.float32), "b ... (g c) -> b ... g c", g=self.groups
+        scale, bias = (
+            jnp.tile(v.astype(jnp.float32), self.columns) for v in (scale, bias)
         )
-        pooled = tuple(a for a in range(1, wide.ndim) if a != wide.ndim - 2)
-        centred = wide - jnp.mean(wide, axis=pooled, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=pooled, keepdims=True)
-        y = rearrange(
-            centred * jax.lax.rsqrt(variance + self.eps), "b ... g c -> b ... (g c)"
-        )
-        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(
-            self.dtype
-        )
+        wide = x.astype(jnp.float32)
+        centred = wide - self._mean(wide)
+        variance = self._mean(jnp.square(centred))
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * scale + bias).astype(self.dtype)
+
+    def _mean(self, x: jax.Array) -> jax.Array:
+        """Mean of each group, at each of its channels: [B,1,..,1,C]."""
+        over = tuple(range(1, x.ndim - 1))
+        each = jnp.mean(x, axis=over, keepdims=True)
+        sizes = {"k": self.columns, "g": self.groups}
+        group = reduce(each, "b ... (k g c) -> b ... 1 g 1", "mean", **sizes)
+        size = x.shape[-1] // self.columns // self.groups
+        whole = "b ... 1 g 1 -> b ... (k g c)"
+        return repeat(group, whole, k=self.columns, c=size)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(x), rounded once: bfloat16's own would round the sigmoid as well."""
+    return nn.silu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def sinusoid(timestep: jax.Array, dim: int) -> jax.Array:

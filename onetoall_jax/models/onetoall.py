@@ -16,7 +16,14 @@ from onetoall_jax import axes
 from onetoall_jax.models import passes, pose_resnet
 from onetoall_jax.models.attention import AttentionConfig
 from onetoall_jax.models.dit import Block, Head, Modulation, Stack, TimeEmbedding
-from onetoall_jax.models.layers import MLP, Dense, PatchEmbedding, gelu, unpatchify
+from onetoall_jax.models.layers import (
+    MLP,
+    Dense,
+    PatchEmbedding,
+    gelu,
+    silu,
+    unpatchify,
+)
 from onetoall_jax.models.prefix_encoder import PrefixEncoder
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
@@ -99,7 +106,7 @@ def _parts(
         extractor=stack(axes.REFERENCE_COPIES),
         zeros=Dense(cfg.dim, d, dtype, zero_init=True),
         prefix=PrefixEncoder(cfg, dtype),
-        pose=pose_resnet.PoseResNet(cfg, dtype),
+        pose=pose_resnet.PoseResNet(cfg, dtype, remat != "none"),
     )
 
 
@@ -549,7 +556,7 @@ class Model:
     def _time(self, params: Params, timestep: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embedding [B,D] and block modulation [B,6,D]."""
         e = _run(self.part.time, params["time_embedding"], timestep)
-        m = _run(self.part.time_projection, params["time_projection"], nn.silu(e))
+        m = _run(self.part.time_projection, params["time_projection"], silu(e))
         return e, rearrange(m, "b (six d) -> b six d", six=6)
 
     def _modulations(

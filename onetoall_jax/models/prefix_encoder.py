@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from onetoall_jax.models.layers import Conv2D, GroupNorm
+from onetoall_jax.models.layers import Conv2D, GroupNorm, silu
 from onetoall_jax.models.settings import ModelConfig
 
 
@@ -16,9 +16,9 @@ class _Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
+        h = silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
         h = Conv2D(self.features, dtype=self.dtype, name="conv1")(h)
-        h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
+        h = silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
         return x + Conv2D(self.features, dtype=self.dtype, name="conv2")(h)
 
 

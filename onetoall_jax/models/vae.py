@@ -12,6 +12,7 @@ from einops import rearrange
 
 from onetoall_jax import axes
 from onetoall_jax.models import vae_strips
+from onetoall_jax.models.layers import silu
 from onetoall_jax.models.vae_layers import (
     CausalConv,
     Down,
@@ -131,7 +132,7 @@ class Encoder(nn.Module):
             return x
         x = _Middle(self.dtype, name="mid")(x, memory)
         self.sow("intermediates", "after_mid", x)
-        x = nn.silu(PixelNorm(self.dtype, name="norm_out")(x))
+        x = silu(PixelNorm(self.dtype, name="norm_out")(x))
         width = 2 * self.cfg.z_dim
         return CausalConv(width, dtype=self.dtype, name="conv_out")(x, memory)
 
@@ -182,7 +183,7 @@ class Decoder(nn.Module):
             )
             x = level(x, memory)
             self.sow("intermediates", f"after_level_{i}", x)
-        x = nn.silu(PixelNorm(dtype, name="norm_out")(x))
+        x = silu(PixelNorm(dtype, name="norm_out")(x))
         return CausalConv(3, dtype=dtype, name="conv_out")(x, memory)
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from onetoall_jax import axes
 from onetoall_jax.models.convolution import conv3d
-from onetoall_jax.models.layers import Conv2D, named, uniform_fan_in
+from onetoall_jax.models.layers import Conv2D, named, silu, uniform_fan_in
 
 
 class Memory:
@@ -103,7 +103,7 @@ class Residual(nn.Module):
     def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
         h = x
         for n in (1, 2):
-            h = nn.silu(PixelNorm(self.dtype, name=f"norm{n}")(h))
+            h = silu(PixelNorm(self.dtype, name=f"norm{n}")(h))
             conv = CausalConv(self.features, dtype=self.dtype, name=f"conv{n}")
             h = conv(h, memory)
         if x.shape[-1] != self.features:
