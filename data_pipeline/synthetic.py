@@ -1,9 +1,11 @@
 """A procedural data set of moving people with exact key points.
 
     python -m data_pipeline.synthetic --output=runs/data --clips=4000
+    python -m data_pipeline.synthetic --output=runs/one --clips=200 --character=7
 
 writes a training split and a test split whose people, motions and backgrounds come from
-other seeds, as any prepared data set is written.
+other seeds, as any prepared data set is written. With --character all clips of both
+splits show one person.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from onetoall_jax import errors
 from onetoall_jax.errors import UserError
 
 _SPLIT = {"train": 0, "test": 1}
+_PERSON = 2  # a stream beside those of the splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,8 @@ class SyntheticConfig:
       num_frames, fps: length and rate.
       canvas_side: of the stored pose pictures (`pose.draw`); 0 stores none.
       seed: of everything; splits and clips get streams of their own.
+      character: number of the one person in all clips, whose motions and backgrounds
+        differ as ever; None gives every clip a person of its own.
     """
 
     height: int = 48
@@ -43,6 +48,7 @@ class SyntheticConfig:
     fps: float = 8.0
     canvas_side: int = 256
     seed: int = 0
+    character: int | None = None
 
 
 def background(
@@ -77,6 +83,8 @@ def make_clip(config: SyntheticConfig, split: str, index: int) -> Clip:
     """Clip `index` of a split: a pure function of its arguments."""
     rng = np.random.default_rng([config.seed, _SPLIT[split], index])
     who, how = figure.character(rng), figure.motion(rng)
+    if config.character is not None:
+        who = figure.character(np.random.default_rng([_PERSON, config.character]))
     height, width = config.height, config.width
     wide, drift = background(rng, height, width)
     scale = who.height * height
@@ -124,7 +132,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--test_clips", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     for field in dataclasses.fields(SyntheticConfig):
-        kind = type(field.default)
+        kind = int if field.default is None else type(field.default)
         flag = "frames" if field.name == "num_frames" else field.name
         parser.add_argument(
             f"--{flag}", dest=field.name, type=kind, default=field.default
