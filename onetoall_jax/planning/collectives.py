@@ -25,6 +25,8 @@ _CALLEE = re.compile(
     r"false_computation|called_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# The end of a counted loop, as its condition has it; counters start at 0 and go by 1.
+_END = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +72,9 @@ def read(text: str) -> list[Collective]:
         if not found or " while(" not in line:
             yield from found
             return
-        trips = _TRIPS.search(line)
-        if trips is None:
-            raise ValueError(f"a loop of unknown length: {line.strip()[:120]}")
+        trips = _trips(line, program)
         for kind, calls, sent in found:
-            yield kind, calls * int(trips[1]), sent * int(trips[1])
+            yield kind, calls * trips, sent * trips
 
     rows = {kind: (calls, sent) for kind, calls, sent in total(entry[1])}
     return [Collective(kind, *rows[kind]) for kind in KINDS if kind in rows]
@@ -90,6 +90,19 @@ def _computations(text: str) -> Mapping[str, list[str]]:
         elif line.startswith("  "):
             lines.append(line)
     return program
+
+
+def _trips(line: str, program: Mapping[str, list[str]]) -> int:
+    """How often a loop goes round: what the compiler noted, else its condition."""
+    noted = _TRIPS.search(line)
+    if noted:
+        return int(noted[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+    lines = program.get(condition[1], []) if condition else []
+    ends = [end[1] for end in map(_END.search, lines) if end]
+    if len(ends) != 1 or "direction=LT" not in lines[-1]:
+        raise ValueError(f"a loop of unknown length: {line.strip()[:120]}")
+    return int(ends[0])
 
 
 def _own(computation: str, line: str) -> Iterator[tuple[str, float, float]]:

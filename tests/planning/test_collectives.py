@@ -45,6 +45,20 @@ def test_what_a_loop_sends_is_counted_as_often_as_it_goes_round():
     assert "all-to-all" not in rows
 
 
+def test_a_loop_without_a_note_has_the_length_of_its_condition():
+    counted = """  %n = s32[]{:T(128)} constant(7)
+  ROOT %t = pred[] compare(%i, %n), direction=LT"""
+    text = LOOP.replace("known_trip_count", "unknown").replace(
+        "  %t = pred[] constant(true)", counted
+    )
+    rows = {row.kind: row for row in collectives.read(text)}
+    assert rows["all-gather"].calls == 14
+    # Counting down, or to something computed, is no such loop.
+    for other in ("direction=GT", "direction=NE"):
+        with pytest.raises(ValueError, match="unknown length"):
+            collectives.read(text.replace("direction=LT", other))
+
+
 def test_a_loop_of_unknown_length_is_refused_if_it_sends():
     text = LOOP.replace("known_trip_count", "unknown")
     with pytest.raises(ValueError, match="unknown length"):
