@@ -266,10 +266,10 @@ def _mask_rectangle(sample: Sample, u: tuple[float, ...]) -> Sample:
 def zoomed(pictures: np.ndarray, scale: float) -> np.ndarray:
     """[...,H,W,C] enlarged about the centre by nearest pixels, same size."""
     height, width = pictures.shape[-3:-1]
-    large = nearest_resize(pictures, round(height * scale), round(width * scale))
-    top = (large.shape[-3] - height) // 2
-    left = (large.shape[-2] - width) // 2
-    return large[..., top : top + height, left : left + width, :]
+    tall, wide = round(height * scale), round(width * scale)
+    top, left = (tall - height) // 2, (wide - width) // 2
+    middle = slice(top, top + height), slice(left, left + width)
+    return nearest_resize(pictures, tall, wide, middle)
 
 
 def _zoom_reference(sample: Sample, scale: float) -> Sample:

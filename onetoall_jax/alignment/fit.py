@@ -1,5 +1,6 @@
 """Centre crops and resizing, in training and at inference."""
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,17 +14,35 @@ def _nearest_index(outputs: int, inputs: int) -> np.ndarray:
     return np.minimum(index, inputs - 1)
 
 
-def nearest_resize(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[...,H,W,C] by nearest pixels."""
-    rows = _nearest_index(height, pictures.shape[-3])
-    columns = _nearest_index(width, pictures.shape[-2])
-    taken = np.ascontiguousarray(pictures.take(rows, axis=-3))
-    if not taken.size:
-        return taken.take(columns, axis=-2)
-    # Whole pixels at once: half the time of numbers, and contiguous.
-    pixel = np.dtype((np.void, taken.shape[-1] * taken.itemsize))
-    chosen = taken.view(pixel)[..., 0].take(columns, axis=-1)
-    return chosen[..., None].view(taken.dtype)
+_WHOLE = (slice(None), slice(None))
+_MOST = np.iinfo(np.int16).max  # pixels that OpenCV's table of places can number
+
+
+def nearest_resize(
+    pictures: np.ndarray,
+    height: int,
+    width: int,
+    part: tuple[slice, slice] = _WHOLE,
+) -> np.ndarray:
+    """[...,H,W,C] by nearest pixels, contiguous.
+
+    Args:
+      part: rows and columns of the result that are wanted.
+    """
+    *before, tall, wide, channels = pictures.shape
+    rows = _nearest_index(height, tall)[part[0]]
+    columns = _nearest_index(width, wide)[part[1]]
+    if pictures.dtype != np.uint8 or channels not in (1, 3) or max(tall, wide) > _MOST:
+        taken = pictures.take(rows, axis=-3).take(columns, axis=-2)
+        return np.ascontiguousarray(taken)
+    places = np.empty((len(rows), len(columns), 2), np.int16)
+    places[..., 0], places[..., 1] = columns, rows[:, None]
+    made = np.empty((*before, len(rows), len(columns), channels), np.uint8)
+    # A third of the time of numpy's indexing.
+    for index in np.ndindex(*before):
+        moved = cv2.remap(pictures[index], places, None, cv2.INTER_NEAREST)
+        made[index] = moved.reshape(made.shape[-3:])
+    return made
 
 
 def train_size(height: int, width: int) -> tuple[int, int]:

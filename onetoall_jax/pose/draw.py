@@ -77,8 +77,8 @@ class Drawer:
     """Draws poses of one picture size on one reused canvas.
 
     Poses are drawn large and reduced bilinearly without antialiasing, thin dashes and
-    all: published weights know them so. Only the box that a pose touches is dimmed and
-    cleared, which makes it three to five times faster and changes no byte.
+    all: published weights know them so. Limbs get the colour that dimming the canvas
+    after them would leave, and only the box that a pose touches is cleared.
 
     Args:
       height, width: of the pictures.
@@ -103,7 +103,6 @@ class Drawer:
             score[list(_HEAD)] = -2
         points = pose.body.astype(np.float64) * (self._width, self._height)
         self._limbs(points, score, pose.body_visible)
-        self._box.apply(self._canvas, lambda part: cv2.LUT(part, _DIM))
         self._joints(points, score, pose.body_visible)
         for hand, hand_score in zip(pose.hands, pose.hands_score, strict=True):
             self._hand(hand * (self._width, self._height), hand_score)
@@ -111,12 +110,15 @@ class Drawer:
             face = pose.face * (self._width, self._height)
             self._face(face, pose.face_score, style.light_face)
         picture = cv2.resize(self._canvas, self._size)
-        self._box.apply(self._canvas, np.zeros_like)
-        self._box.clear()
+        self._box.blacken(self._canvas)
         return picture
 
     def _limbs(
-        self, points: np.ndarray, score: np.ndarray, visible: np.ndarray
+        self,
+        points: np.ndarray,
+        score: np.ndarray,
+        visible: np.ndarray,
+        shades: np.ndarray = _DIM,
     ) -> None:
         for colour, (a, b) in zip(_COLOURS, _LIMBS, strict=False):
             if not (visible[a] and visible[b]):
@@ -128,7 +130,8 @@ class Drawer:
             length, angle = math.hypot(dx, dy), math.degrees(math.atan2(dy, dx))
             axes = (int(length / 2), self._stick)
             polygon = np.asarray(cv2.ellipse2Poly(centre, axes, int(angle), 0, 360, 1))
-            cv2.fillConvexPoly(self._canvas, polygon, [int(c * alpha) for c in colour])
+            shade = [int(shades[min(int(c * alpha), 255)]) for c in colour]
+            cv2.fillConvexPoly(self._canvas, polygon, shade)
             left, top = polygon.min(axis=0).tolist()
             right, bottom = polygon.max(axis=0).tolist()
             self._box.add(left, top, right, bottom, 3)
@@ -194,11 +197,11 @@ class _Box:
         self._right = max(self._right, right + margin + 1)
         self._bottom = max(self._bottom, bottom + margin + 1)
 
-    def apply(self, canvas: np.ndarray, change) -> None:
-        """Replaces the part of the canvas inside the box by `change` of it."""
+    def blacken(self, canvas: np.ndarray) -> None:
+        """Zeroes the canvas inside the box, and forgets the box."""
         width, height = self._limits
         left, top = max(0, self._left), max(0, self._top)
         right, bottom = min(width, self._right), min(height, self._bottom)
         if left < right and top < bottom:
-            part = canvas[top:bottom, left:right]
-            part[:] = change(np.ascontiguousarray(part))
+            canvas[top:bottom, left:right] = 0
+        self.clear()

@@ -218,3 +218,26 @@ def test_sizes_for_sampling_follow_the_cap_and_the_multiple():
     assert fit.output_size(1012, 512, cap=384, multiple=16) == (752, 384)
     with pytest.raises(UserError, match="too small"):
         fit.output_size(12, 200, cap=576, multiple=16)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 9, 40000, 1), (3, 30, 20, 3), (30, 20, 4), (2, 30, 20, 0), (0, 9, 9, 3)],
+)
+def test_nearest_pixels_are_the_same_however_they_are_fetched(shape):
+    """Sizes and kinds that OpenCV takes and that it does not, whole and in part."""
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    height, width = shape[-3:-1]
+    rows = [int(np.float32(i) * np.float32(height / 23)) for i in range(23)]
+    columns = [int(np.float32(i) * np.float32(width / 17)) for i in range(17)]
+    expected = pictures[..., rows, :, :][..., columns, :]
+    made = fit.nearest_resize(pictures, 23, 17)
+    np.testing.assert_array_equal(made, expected)
+    part = fit.nearest_resize(pictures, 23, 17, (slice(4, 20), slice(2, 9)))
+    np.testing.assert_array_equal(part, expected[..., 4:20, 2:9, :])
+    mirrored = fit.nearest_resize(pictures[..., ::-1, :], 23, 17)
+    np.testing.assert_array_equal(
+        mirrored, pictures[..., ::-1, :][..., rows, :, :][..., columns, :]
+    )
+    for array in (made, part, mirrored):
+        assert array.flags.c_contiguous

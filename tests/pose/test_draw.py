@@ -55,6 +55,30 @@ def test_drawing_equals_the_release_byte_for_byte(size):
         assert hashlib.sha256(picture.tobytes()).hexdigest()[:16] == digest
 
 
+class Dimmed(Drawer):
+    """Draws limbs bright and dims the canvas after them, as the release does."""
+
+    def _limbs(self, *points):
+        super()._limbs(*points, shades=np.arange(256))
+        self._canvas[:] = (self._canvas * 0.6).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (270, 480)], ids=str)
+def test_limbs_have_the_colour_that_dimming_leaves(size):
+    """Whole, small, partly outside, and with scores above 1."""
+    ours, dimmed = Drawer(*size, 540), Dimmed(*size, 540)
+    for seed in range(6):
+        pose, scale = random_pose(seed), 1.0 if seed == 0 else 0.4
+        moved = {
+            name: getattr(pose, name) * scale + (seed % 3) * 0.4 - 0.2
+            for name in ("body", "hands", "face")
+        }
+        scores = pose.body_score * (1.7 if seed % 2 else 1.0)
+        pose = pose._replace(**moved, body_score=scores)
+        style = STYLES[seed % 3]
+        np.testing.assert_array_equal(ours(pose, style), dimmed(pose, style))
+
+
 def test_a_reused_canvas_leaves_nothing_behind():
     drawer = Drawer(96, 64, canvas_side=256)
     first = drawer(random_pose(1))
