@@ -66,6 +66,7 @@ _AUGMENT = (
         keep_reference=0.0,
         zoom=0.0,
         without_face=0.0,
+        without_poses=True,
         cartoon_words=(),
     ),
     dict(
@@ -79,6 +80,7 @@ _AUGMENT = (
         cartoon_words=(),
         reference_first=0.2,
         hand_regions=False,
+        without_poses=True,
         same_picture=True,
     ),
     dict(

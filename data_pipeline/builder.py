@@ -24,7 +24,7 @@ from onetoall_jax.errors import UserError
 from onetoall_jax.pose.keypoints import COUNT
 
 # What a system says when nothing more can be written.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME, _VERSION = "clips", "1.1.0"
 _READABLE = (_VERSION, "1.0.0")  # the older one has no captions
 # What reading or decoding a damaged record raises.
@@ -142,6 +142,16 @@ def _decoded(coded: bytes, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(zlib.decompress(coded), np.uint8).reshape(*size, 3)
 
 
+def is_full(error: OSError | RuntimeError) -> bool:
+    """Is it that nothing more could be written?
+
+    The writer of these files has only words for what the system said.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(os.strerror(number) in str(error) for number in _FULL)
+
+
 class _Writer(ExampleWriter):
     """Writes the fields of a row in one order: else it differs from run to run."""
 
@@ -149,11 +159,9 @@ class _Writer(ExampleWriter):
         try:
             return super().write(path, ((k, _ordered(row)) for k, row in examples))
         except RuntimeError as error:
-            # The writer of these files has no other way to say what the system said.
-            for number in FULL:
-                if os.strerror(number) in str(error):
-                    raise OSError(number, os.strerror(number), path) from error
-            raise
+            if not is_full(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
 
 
 def _ordered(row: bytes) -> bytes:
@@ -367,13 +375,18 @@ class Rows:
         return {**self.__dict__, "_source": None}
 
     def read(
-        self, row: int, wanted: Sequence[int], shown: Sequence[int] | None = None
+        self,
+        row: int,
+        wanted: Sequence[int],
+        shown: Sequence[int] | None = None,
+        *,
+        poses: bool = True,
     ) -> Clip:
         """Frames `wanted` of a row, with their key points, poses and text boxes.
 
         Args:
           shown: those whose pictures are decoded; None decodes all that are wanted.
-
+          poses: read stored poses.
         Raises:
           UserError: the row is damaged.
         """
@@ -381,9 +394,9 @@ class Rows:
         try:
             raw = source[int(row)]
             size = int(raw["height"]), int(raw["width"])
-            poses = None
-            if len(raw["pose_bytes"]):
-                poses = _unpack(raw["poses"], raw["pose_bytes"], size, wanted)
+            drawn = None
+            if poses and len(raw["pose_bytes"]):
+                drawn = _unpack(raw["poses"], raw["pose_bytes"], size, wanted)
             seen = wanted if shown is None else shown
             frames = _unpack(raw["frames"], raw["frame_bytes"], size, seen)
         except _DAMAGED as error:
@@ -397,7 +410,7 @@ class Rows:
             frames,
             raw["keypoints"][list(wanted)],
             float(raw["fps"]),
-            poses,
+            drawn,
             [boxes[i] if boxes else [] for i in wanted],
             raw.get("caption", b"").decode(),
         )

@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from data_pipeline import augment, latents, windows
+from data_pipeline import augment, builder, latents, windows
 from data_pipeline.builder import Rows
 from data_pipeline.latents import Entry, Layout, shard_file
 from data_pipeline.settings import DataConfig
@@ -123,8 +123,29 @@ def write(
       per_shard: records in a file, which is what an interrupted run may lose.
       part: (i, n), shards i, i + n, ... are this process's.
     Raises:
-      UserError: settings that store nothing, or a folder begun with others.
+      UserError: settings that store nothing, a folder begun with others, or a disk
+        that is full.
     """
+    try:
+        return _write(data, encoder, output, clips, dtype, per_shard, part)
+    except (OSError, RuntimeError) as error:
+        if not builder.is_full(error):
+            raise
+        raise UserError(
+            f"There is no room left on the disk of {output}: make some and give the "
+            "same command again, it goes on where it stood."
+        ) from error
+
+
+def _write(
+    data: DataConfig,
+    encoder: Any,
+    output: Path,
+    clips: int,
+    dtype: str,
+    per_shard: int,
+    part: tuple[int, int],
+) -> int:
     layout = Layout(data, Rows(data.root, data.split).sizes)
     shards = -(-len(layout) // per_shard)
     told = {

@@ -112,7 +112,8 @@ class Load:
         )
         draws, reference = choice.draws, choice.reference
         shown = [reference] if self._latents else [*choice.window, reference]
-        clip = self._rows.read(row, [*choice.window, reference], shown)
+        wanted, draw = [*choice.window, reference], not config.augment.without_poses
+        clip = self._rows.read(row, wanted, shown, poses=draw)
         picture = length <= plan.PICTURE_FRAMES
         change = None
         if self._pool is not None and draws.change_pose < config.augment.change_pose:
@@ -126,6 +127,7 @@ class Load:
             shows_face(config.augment, draws, clip.caption if picture else ""),
             change,
             hands=config.augment.hand_regions and not picture,
+            draw=draw,
         )
         sample = dataclasses.replace(
             sample,
@@ -170,6 +172,7 @@ def whole_sample(
     change: Change | None,
     *,
     hands: bool = True,
+    draw: bool = True,
 ) -> Sample:
     """Window and reference (the clip's last frame) as they are stored, unvaried.
 
@@ -179,6 +182,7 @@ def whole_sample(
       face: draw the face points.
       change: of the driving head, or None.
       hands: count hands as regions beside heads; the release does not in pictures.
+      draw: poses; else they are black.
     """
     reference, points = clip.frames[-1], clip.keypoints
     size = height, width = reference.shape[0], reference.shape[1]
@@ -192,7 +196,10 @@ def whole_sample(
     text = masks.keep(clip.text_boxes[:-1], len(window), *size, temporal)
     head = masks.heads(last, *size, temporal)
     notes = () if face else ("no face points",)
-    if change is not None:
+    if not draw:
+        black = np.zeros((len(points), *size, 3), np.uint8)
+        poses, shown, notes = black[:-1], black[-1:], ("no pose",)
+    elif change is not None:
         poses, what = _changed(window, height, width, canvas_side, face, change)
         notes = (*notes, what)
         shown = draw_poses(last, height, width, canvas_side, Style(face=face))

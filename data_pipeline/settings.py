@@ -27,6 +27,7 @@ class AugmentConfig:
       released_pictures: vary pictures by the release's own rules, slips included,
         rather than as clips.
       hand_regions: count hands of clips as regions, beside heads.
+      without_poses: all poses black and none drawn, for stages without a pose branch.
       same_picture: of a pair of pictures use the second as target and reference, as the
         release does in stage 1.
     """
@@ -47,6 +48,7 @@ class AugmentConfig:
     change_every_frame: bool = False
     released_pictures: bool = False
     hand_regions: bool = True
+    without_poses: bool = False
     same_picture: bool = False
 
     @classmethod
@@ -58,8 +60,8 @@ class AugmentConfig:
 def stage_defaults(stage: int) -> AugmentConfig:
     """The released chances of a stage; stage 0 trains without conditions.
 
-    Stage 1 has no pose branch, so that it keeps poses as they are stored; the release
-    draws them without faces and leaves them unused.
+    Stages 0 and 1 have no pose branch, so that no pose is drawn; the release draws
+    those of stage 1 and leaves them unused.
 
     Raises:
       UserError: another stage than 0 to 3.
@@ -68,7 +70,9 @@ def stage_defaults(stage: int) -> AugmentConfig:
     if stage not in range(4):
         raise UserError(f"There is no stage {stage}: choose from 0, 1, 2 and 3.")
     table = {
-        0: AugmentConfig(1.0, 0, 0, 0, 0, 0, 0, cartoon_words=()),
+        0: AugmentConfig(
+            1.0, 0, 0, 0, 0, 0, 0, cartoon_words=(), without_poses=True
+        ),  # fmt: skip
         1: AugmentConfig(
             0.0,
             0.2,
@@ -80,6 +84,7 @@ def stage_defaults(stage: int) -> AugmentConfig:
             reference_first=0.2,
             cartoon_words=(),
             hand_regions=False,
+            without_poses=True,
             same_picture=True,
         ),
         2: AugmentConfig(change_pose=0.7),

@@ -76,7 +76,7 @@ def prepare(
         with _alone(work):
             return _prepared(footage, output, work, config, run, beam)
     except OSError as error:
-        if error.errno not in builder.FULL:
+        if not builder.is_full(error):
             raise
         raise UserError(_full(output)) from error
 

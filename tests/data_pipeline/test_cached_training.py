@@ -51,6 +51,7 @@ def run_of(data, **training):
     """Settings of a small stage 2 that reads `data`."""
     c = stage2.get_config("tiny")
     c.model.update(dict(num_layers=2, num_heads=1, mlp_dim=16, text_dim=8))
+    c.model.reference_layers = 1
     c.codec.block.channels = c.model.in_channels = c.model.out_channels = 8
     c.init_from, c.mesh.fsdp = "scratch", 8
     c.training.update(dict(steps=STEPS, log_every=STEPS, **training))

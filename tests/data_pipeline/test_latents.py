@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -119,6 +120,23 @@ def test_a_run_that_was_cut_off_leaves_the_same_files(config, stored, tmp_path):
             with pytest.raises(UserError, match="no finished latents"):
                 latents.description(tmp_path / "l")
     assert tries > 3
+    assert digest(tmp_path / "l") == digest(stored.latents)
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(config, stored, tmp_path):
+    """No file may grow past 4 kB, which is told much as a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(UserError, match="no room left on the disk"):
+            cache_latents.write(config, Corners(), tmp_path / "l", per_shard=20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with pytest.raises(UserError, match="no finished latents"):
+        latents.description(tmp_path / "l")
+    cache_latents.write(config, Corners(), tmp_path / "l", per_shard=20)
     assert digest(tmp_path / "l") == digest(stored.latents)
 
 

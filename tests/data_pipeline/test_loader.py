@@ -167,6 +167,19 @@ def test_footage_is_stored_as_jpeg_and_comes_back_close(tmp_path, config):
     assert 0 < error.mean() < 4
 
 
+def test_without_poses_all_else_stays(config):
+    bare = dataclasses.replace(config.augment, without_poses=True)
+    plain = take(config, 6)
+    for a, b in zip(plain, take(dataclasses.replace(config, augment=bare), 6),
+                    strict=True):  # fmt: skip
+        for name in batch.FIELDS:
+            if "pose" in name:
+                assert b[name].shape == a[name].shape and not b[name].any()
+            else:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert any(a["pose_u8"].any() for a in plain)
+
+
 def test_pictures_of_drawings_have_no_face_points(config, tmp_path):
     """A picture and a clip of one person each, both told to be drawn."""
     made = synthetic.SyntheticConfig(num_frames=5, canvas_side=0)
