@@ -14,6 +14,7 @@ ENTRIES = (
     "sample.py",
     "tools/convert_torch_weights.py",
     "tools/lora.py",
+    "tools/tiny_lora.py",
     "tools/tiny_run.py",
     "tools/verify_parity.py",
 )
@@ -101,3 +102,19 @@ def test_the_tiny_path_runs_from_data_to_a_sampled_video(tmp_path):
     frames = list(media.Video(tmp_path / "out" / "result.mp4").frames())
     assert len(frames) == 16 and frames[0].shape == (384, 256, 3)
     assert np.std(frames[0]) > 1
+
+
+@pytest.mark.slow
+def test_adapters_of_one_person_are_set_against_their_base(tmp_path):
+    done = run("tools/tiny_lora.py", f"--output={tmp_path}", "--clips=20",
+               "--held_out=4", "--steps=3", "--control")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    first, *others = report
+    assert first == "adapters" and {"base", "adapters for anybody"} < set(others)
+    for area in ("whole", "inside"):
+        gain = report["base"][area]["result_above"]
+        both = [report[name][area]["psnr"] for name in ("adapters", "base")]
+        assert gain["mean"] == pytest.approx(both[0] - both[1])
+        assert gain["error"] > 0
+    assert (tmp_path / "report" / "held_out.png").stat().st_size > 1000

@@ -21,7 +21,7 @@ from onetoall_jax import errors  # noqa: E402
 from onetoall_jax.errors import UserError  # noqa: E402
 
 
-def _call(*words: str) -> None:
+def call(*words: str) -> None:
     """Runs one of the project's own commands; its failure is ours."""
     print("$ python " + " ".join(words), flush=True)
     if subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode:
@@ -37,7 +37,7 @@ def _train(stage: int, data: Path, output: Path, steps: int | None) -> Path:
         [] if stage == 0 else [f"--config.init_from={output / f'stage{stage - 1}'}"]
     )
     steps = steps or config.training.steps
-    _call(
+    call(
         "train.py",
         f"--config=configs/stage{stage}.py:tiny",
         f"--workdir={workdir}",
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     output = args.output.resolve()
     data = output / "data"
     if not (data / "clips").exists():
-        _call("-m", "data_pipeline.synthetic", f"--output={data}",
+        call("-m", "data_pipeline.synthetic", f"--output={data}",
               f"--clips={args.clips}", f"--test_clips={args.held_out}")  # fmt: skip
     checkpoint = args.report_only
     if checkpoint is None:

@@ -77,26 +77,42 @@ class Report:
 
     Attributes:
       whole, inside: name -> PSNR of each clip, of the picture and of the figure's box.
+      result: the candidate that the others are set against.
     """
 
     whole: Mapping[str, np.ndarray]
     inside: Mapping[str, np.ndarray]
+    result: str = RESULT
 
     def table(self) -> str:
         """Text with means, standard errors and paired differences."""
-        return measures.table(self.whole, self.inside, RESULT)
+        return measures.table(self.whole, self.inside, self.result)
 
     def summary(self) -> dict[str, Any]:
         """Means and paired gains, ready for JSON."""
         made: dict[str, Any] = {}
         for area, scores in (("whole", self.whole), ("inside", self.inside)):
             for name, own in scores.items():
-                gain = measures.gain(scores[RESULT], own) if name != RESULT else None
+                gain = None
+                if name != self.result:
+                    gain = measures.gain(scores[self.result], own)
                 made.setdefault(name, {})[area] = {
                     "psnr": float(np.nanmean(own)),
                     "result_above": None if gain is None else gain._asdict(),
                 }
         return made
+
+
+def scored(
+    made: Mapping[str, np.ndarray], clips: Batch, result: str = RESULT
+) -> Report:
+    """Scores of frames u8 [B,F,H,W,3] by name, against the clips themselves."""
+    box, truth = measures.figure_box(clips["pose_u8"]), clips["frames_u8"]
+    return Report(
+        {name: measures.psnr(x, truth) for name, x in made.items()},
+        {name: measures.psnr(x, truth, box) for name, x in made.items()},
+        result,
+    )
 
 
 def evaluate(
@@ -112,31 +128,57 @@ def evaluate(
     first clips) and report.json.
     """
     made = candidates(animator, clips, mean)
-    box = measures.figure_box(clips["pose_u8"])
-    truth = clips["frames_u8"]
-    report = Report(
-        {name: measures.psnr(x, truth) for name, x in made.items()},
-        {name: measures.psnr(x, truth, box) for name, x in made.items()},
-    )
-    say(report.table())
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
-    _pictures(clips, made[RESULT], out)
+    report = scored(made, clips)
+    _written(report, clips, {RESULT: made[RESULT]}, out, say)
     return report
 
 
-def _pictures(clips: Batch, result: np.ndarray, out: Path) -> None:
+def compare(
+    animators: Mapping[str, Animator],
+    clips: Batch,
+    out: Path,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Scores of several checkpoints on the same held-out clips, the first against all.
+
+    Writes into `out` what `evaluate` writes, with the results of all.
+    """
+    drawn = {
+        name: sample_batch(animator, clips) for name, animator in animators.items()
+    }
+    first, any_ = next(iter(drawn)), next(iter(animators.values()))
+    ceiling = {"codec's round trip": round_trip(any_, clips["frames_u8"])}
+    report = scored({**drawn, **ceiling}, clips, first)
+    _written(report, clips, drawn, out, say)
+    return report
+
+
+def _written(
+    report: Report,
+    clips: Batch,
+    drawn: Mapping[str, np.ndarray],
+    out: Path,
+    say: Callable[[str], None],
+) -> None:
+    say(report.table())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
+    _pictures(clips, drawn, out)
+
+
+def _pictures(clips: Batch, drawn: Mapping[str, np.ndarray], out: Path) -> None:
     rows, videos = [], []
-    for i in range(min(6, len(result))):
+    for i in range(min(6, len(clips["frames_u8"]))):
         reference, pose = clips["reference_u8"][i], clips["pose_u8"][i]
         truth = clips["frames_u8"][i]
         blank = np.full_like(reference, 255)
         rows += [
             (f"clip {i}: reference, driving pose", np.stack([reference, *pose])),
             ("truth", np.stack([blank, *truth])),
-            ("result", np.stack([blank, *result[i]])),
         ]
-        videos.append(media.side_by_side(reference, pose, truth, result[i]))
+        rows += [(name, np.stack([blank, *made[i]])) for name, made in drawn.items()]
+        made = [frames[i] for frames in drawn.values()]
+        videos.append(media.side_by_side(reference, pose, truth, *made))
     sheet = media.contact_sheet(rows, columns=len(truth) + 1, height=96)
     media.write_image(out / "held_out.png", sheet)
     grid = media.enlarged(np.concatenate(videos, axis=1), 3)
