@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onetoall_jax.alignment import anchor, fit, limbs, retarget
+from onetoall_jax.alignment import anchor, fit, limbs, retarget, signals
 from onetoall_jax.alignment import inside as insides
 from onetoall_jax.alignment.move import Placement
 from onetoall_jax.alignment.person import Person, from_clip, from_keypoints
 from onetoall_jax.alignment.retarget import RetargetConfig
+from onetoall_jax.alignment.signals import Signals
 from onetoall_jax.errors import UserError
 
 _SHOULDERS = [2, 5]
@@ -54,15 +55,25 @@ class AlignConfig:
         `RetargetConfig()` has them all.
       keep_inside: retargeted poses are moved, and made smaller if they must, so that no
         joint leaves the frame in which the driving clip has it; the release lets it.
+      face, head: how they are drawn, "full", "light" or "auto", the face also "none";
+        see `signals.choose`.
     """
 
     mode: str = AUTO
     anchor: int = 0
     retarget: RetargetConfig = retarget.MENDED
     keep_inside: bool = True
+    face: str = signals.AUTO
+    head: str = signals.AUTO
 
 
-RELEASED = AlignConfig(retarget=RetargetConfig(), keep_inside=False)
+# Its own examples draw the face lighter, the head as it is.
+RELEASED = AlignConfig(
+    retarget=RetargetConfig(),
+    keep_inside=False,
+    face=signals.LIGHT,
+    head=signals.FULL,
+)
 
 
 class Aligned(NamedTuple):
@@ -73,6 +84,7 @@ class Aligned(NamedTuple):
       placement: the move of the picture, or None.
       driving: one person a frame.
       mode: name in MODES; reason: why, in a few words.
+      signals: how the driving poses are drawn, and why.
       warnings: what a person may want to look at, a sentence each.
     """
 
@@ -81,6 +93,7 @@ class Aligned(NamedTuple):
     driving: list[Person]
     mode: str
     reason: str
+    signals: Signals
     warnings: tuple[str, ...] = ()
 
 
@@ -97,7 +110,7 @@ def align(
       reference_points: [133,3] in pixels of the picture; size: its height and width.
       driving_points: [F,133,3] in pixels of the driving frames; driving_size: theirs.
     Raises:
-      UserError: an unknown mode, or an anchor that the clip does not have.
+      UserError: an unknown mode or word, or an anchor that the clip does not have.
     """
     if config.mode not in (AUTO, *MODES):
         raise UserError(
@@ -118,8 +131,12 @@ def align(
     placement = None
     if MODES[mode].moves:
         placement = anchor.place(driving[at], reference)
+    retargets = MODES[mode].retargets
+    drawn = signals.choose(
+        config.face, config.head, reference, driving[at], size, retargeted=retargets
+    )
     warnings: tuple[str, ...] = ()
-    if MODES[mode].retargets:
+    if retargets:
         before = driving
         driving = _retargeted(driving, reference, placement, at, size, config.retarget)
         shift = insides.keep(before, driving) if config.keep_inside else None
@@ -128,7 +145,7 @@ def align(
             placement = None if placement is None else _shifted(placement, shift)
             warnings = (_said(shift),)
         warnings += _unlike(reference, driving[at], size)
-    return Aligned(reference, placement, driving, mode, reason, warnings)
+    return Aligned(reference, placement, driving, mode, reason, drawn, warnings)
 
 
 def _unlike(reference: Person, made: Person, size: tuple[int, int]) -> tuple[str, ...]:

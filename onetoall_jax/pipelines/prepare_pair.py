@@ -86,6 +86,7 @@ def prepare(
         picture = move.warp(reference, aligned.placement)
     notes = [
         f"alignment {aligned.mode}: {aligned.reason}",
+        *aligned.signals.reasons,
         *aligned.warnings,
         *resized(before, sizes[-1]),
     ]
@@ -96,7 +97,11 @@ def prepare(
         Frames(len(aligned.driving), sizes[-1], frame),
         driving_track.fps,
         tuple(notes),
-        {"mode": aligned.mode, "alignment": dataclasses.asdict(config)},
+        {
+            "mode": aligned.mode,
+            "style": dataclasses.asdict(aligned.signals.style),
+            "alignment": dataclasses.asdict(config),
+        },
     )
 
 
@@ -189,11 +194,6 @@ def _rate(fps: str) -> float:
     return rate
 
 
-def _style(aligned: Aligned) -> draw.Style:
-    # A face with somebody else's proportions is drawn lighter, as trained.
-    return draw.Style(light_face=align.MODES[aligned.mode].retargets)
-
-
 _Drawn = tuple[np.ndarray, Callable[[int], np.ndarray]]
 
 
@@ -208,9 +208,8 @@ def _drawn_as_released(
     shown = drawer(aligned.reference.pose, draw.Style(face=False))
     if aligned.placement is not None:
         shown = move.warp(shown, aligned.placement)
-    style = _style(aligned)
     return fitted(shown, sizes), lambda i: fitted(
-        drawer(aligned.driving[i].pose, style), sizes
+        drawer(aligned.driving[i].pose, aligned.signals.style), sizes
     )
 
 
@@ -236,4 +235,4 @@ def _drawn_small(
         # What the picture did not show is not to be known from its pose either.
         missing = fitted(move.missing(*before, aligned.placement), sizes)
         shown = shown * (missing < 128)[..., None]
-    return shown, lambda i: drawn(aligned.driving[i], _style(aligned))
+    return shown, lambda i: drawn(aligned.driving[i], aligned.signals.style)

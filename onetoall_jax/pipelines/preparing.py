@@ -103,6 +103,7 @@ class Preparer:
         made |= dataclasses.asdict(self.config)
         made |= {
             "detector": self.search.detector,
+            "colours": self.search.colours,
             "canvas_side": self.model.canvas_side,
             "short_side": self.model.sampling.short_side,
         }

@@ -56,6 +56,7 @@ class Search(NamedTuple):
       detector: "offline", "vitpose" or "dwpose".
       person: see `choice.choose`; None leaves it to the detector, frame by frame.
       environment: of the offline detector; models: folder of the others.
+      colours: that ViTPose gets, "bgr" (as released) or "rgb"; see `VitPose`.
       cache: folder of what was found before; None keeps nothing.
     """
 
@@ -64,6 +65,7 @@ class Search(NamedTuple):
     environment: Path = DEFAULT_ENVIRONMENT
     models: Path = detect_onnx.DEFAULT_MODELS
     cache: Path | None = DEFAULT_CACHE
+    colours: str = detect_onnx.BGR
 
 
 def track(source: Path, environment: Path = DEFAULT_ENVIRONMENT) -> Track:
@@ -127,7 +129,10 @@ def _kept(source: Path, search: Search) -> Path | None:
         return None
     with open(source, "rb") as file:
         contents = hashlib.file_digest(file, "sha256").hexdigest()
-    what = json.dumps([contents, search.detector, search.person])
+    how = [search.detector, search.person]
+    if search.colours != detect_onnx.BGR:
+        how.append(search.colours)
+    what = json.dumps([contents, *how])
     key = hashlib.sha256(what.encode()).hexdigest()[:24]
     return Path(search.cache).expanduser() / f"{key}.npz"
 
@@ -149,7 +154,9 @@ class Detector(Protocol):
 def _look(search: Search, *, still: bool) -> Callable[..., tuple[np.ndarray, tuple]]:
     """`detected` with the detector asked for."""
     if search.detector != OFFLINE:
-        chain = detect_onnx.open_chain(search.detector, search.models)
+        chain = detect_onnx.open_chain(
+            search.detector, search.models, colours=search.colours
+        )
         return functools.partial(detected, chain)
     worker = offline(search.environment)
     worker.begin()
@@ -325,6 +332,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--environment", type=Path, default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--detector", choices=DETECTORS, default=OFFLINE)
     parser.add_argument("--models", type=Path, default=detect_onnx.DEFAULT_MODELS)
+    parser.add_argument("--colours", default=detect_onnx.BGR, help="of vitpose")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument(
         "--person", default=choice.ONLY,
@@ -337,8 +345,9 @@ def main(argv: list[str]) -> None:
         setup(args.environment)
     elif args.input and args.output:
         search = Search(
-            args.detector, args.person, args.environment, args.models, args.cache
-        )
+            args.detector, args.person, args.environment, args.models, args.cache,
+            args.colours,
+        )  # fmt: skip
         found = find(args.input, search)
         for note in found.notes:
             print(note)

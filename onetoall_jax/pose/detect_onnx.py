@@ -26,6 +26,7 @@ from onetoall_jax.pose.keypoints import COUNT
 DEFAULT_MODELS = Path("~/.cache/onetoall_jax/onnx")
 _VITPOSE_INPUT = 256, 192  # height, width
 _SURE = 0.3  # score of a box that is a person to choose from
+BGR, RGB = "bgr", "rgb"
 _IN_FOLDER = "end2end.onnx"  # of a network that is a folder
 
 
@@ -41,11 +42,16 @@ class Session(Protocol):
 class VitPose:
     """YOLOv10 and ViTPose; a frame where nobody is found is taken whole.
 
+    Attributes:
+      colours: order in which ViTPose gets them. The release gives "bgr" to a network
+        that learned "rgb", a slip that its published results were made with.
+
     Source: section 3 of the released preprocessing page.
     """
 
     detector: Session
     pose: Session
+    colours: str = BGR
     sees_all = True
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
@@ -68,8 +74,9 @@ class VitPose:
             person = np.append(box, 1.0)
         height, width = _VITPOSE_INPUT
         placed = decode.heatmap_box(person, rows, columns, height / width)
-        # The network was given BGR by the release, a slip its poses depend on.
-        picture = np.ascontiguousarray(frame[..., ::-1])
+        picture = frame
+        if self.colours == BGR:
+            picture = np.ascontiguousarray(frame[..., ::-1])
         (maps,) = _run(self.pose, decode.heatmap_input(picture, placed, height, width))
         return _joined(*decode.heatmap_points(maps, placed))
 
@@ -130,22 +137,31 @@ def open_chain(
     name: str,
     models: Path = DEFAULT_MODELS,
     session: Callable[[Path], Session] | None = None,
+    colours: str = BGR,
 ) -> VitPose | DwPose:
     """The chain of a name, from a frame to its key points.
 
     Args:
       models: folder of the networks, laid out as `CHAINS` says.
       session: opens a network; onnxruntime does where None is given.
+      colours: see `VitPose`; the other chain gets them as it learned them.
     Raises:
-      UserError: an unknown name, a missing network, or no onnxruntime.
+      UserError: an unknown name or order, a missing network, or no onnxruntime.
     """
     if name not in CHAINS:
         raise UserError(f"There is no chain {name!r}: choose from {sorted(CHAINS)}.")
+    if colours not in (BGR, RGB):
+        raise UserError(
+            f"colours={colours!r}: choose '{BGR}' (as released) or '{RGB}'."
+        )
     chain = CHAINS[name]
     paths = [
         _network(Path(models).expanduser() / p) for p in (chain.detector, chain.pose)
     ]
-    return chain.make(*map(session or open_session, paths))
+    made = chain.make(*map(session or open_session, paths))
+    if isinstance(made, VitPose):
+        made = dataclasses.replace(made, colours=colours)
+    return made
 
 
 def _network(path: Path) -> Path:
@@ -235,6 +251,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--chain", choices=sorted(CHAINS), default="vitpose")
     parser.add_argument("--models", type=Path, default=DEFAULT_MODELS)
+    parser.add_argument("--colours", choices=(BGR, RGB), default=BGR)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -243,7 +260,8 @@ def main(argv: list[str]) -> None:
         frames, fps = video.frames(), video.fps
     else:
         frames, fps = iter([media.read_image(args.input)]), 1.0
-    files.write(args.output, track(frames, fps, open_chain(args.chain, args.models)))
+    chain = open_chain(args.chain, args.models, colours=args.colours)
+    files.write(args.output, track(frames, fps, chain))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_an_unknown_mode_and_a_missing_anchor_are_refused():
             align.align(keypoints(1, 1)[0], SIZE, keypoints(2, 2), SIZE, config)
 
 
-def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE):
+def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE, **config):
     picture = np.random.default_rng(0).integers(30, 255, (*SIZE, 3)).astype(np.uint8)
     made = prepare_pair.prepare(
         picture,
@@ -79,7 +79,7 @@ def prepared(mode: str, canvas_side: int, reference=HALF, driving=WHOLE):
         canvas_side=canvas_side,
         size=(96, 64),
         cap=384,
-        config=AlignConfig(mode),
+        config=AlignConfig(mode, **config),
     )
     return made._replace(poses=np.asarray(made.poses))
 
@@ -109,13 +109,14 @@ def test_small_and_released_drawing_put_people_in_the_same_place():
             np.testing.assert_allclose(*centres, atol=2.5)
 
 
-def test_a_retargeted_face_is_drawn_lighter():
-    same = {"reference": WHOLE, "driving": WHOLE}
-    whitest = [
-        prepared(mode, CANVAS_SIDE, **same).poses.min(axis=-1).max()
-        for mode in ("reference", "reference-retarget")
-    ]  # only face points are white
-    assert whitest[0] > 2 * whitest[1] > 0
+def test_a_face_is_drawn_as_strongly_as_is_asked_for():
+    full, light, none = (
+        prepared("reference-retarget", CANVAS_SIDE, WHOLE, WHOLE, face=word).poses
+        for word in ("full", "light", "none")
+    )
+    # Only face points are white.
+    assert int(full.min(axis=-1).max()) > 2 * int(light.min(axis=-1).max()) > 0
+    assert (light != none).any() and not (full == light).all()
 
 
 def test_points_relative_to_the_frame_follow_the_crop():

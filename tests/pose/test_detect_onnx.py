@@ -60,6 +60,10 @@ def test_vitpose_gets_rgb_then_bgr_and_its_maps_are_placed_in_the_box():
     np.testing.assert_array_equal(found[:, 2], scores)
     assert found.shape == (133, 3) and found.dtype == np.float32
 
+    detect_onnx.VitPose(detector, pose, colours="rgb")(frame(height, width))
+    rgb = (np.array([200, 100, 50]) / 255 - decode.MEAN) / decode.STD
+    np.testing.assert_allclose(pose.asked[1][0, :, 128, 96], rgb, rtol=1e-6)
+
 
 def test_dwpose_gets_the_surest_person_in_the_channels_given():
     yolox, simcc = recorded("keypoint_decode_yolox"), recorded("keypoint_decode_simcc")
@@ -196,8 +200,8 @@ def test_a_picture_is_detected_from_the_command_line(tmp_path, monkeypatch):
     def chain(picture):
         return np.ones((133, 3), np.float32)
 
-    def open_chain(*words):
-        asked.append(words)
+    def open_chain(*words, **more):
+        asked.append((*words, more))
         return chain
 
     monkeypatch.setattr(detect_onnx, "open_chain", open_chain)
@@ -207,7 +211,7 @@ def test_a_picture_is_detected_from_the_command_line(tmp_path, monkeypatch):
     track = files.read(output)
     assert track.keypoints.shape == (1, 133, 3)
     assert track[1:] == (60, 40, 1.0)
-    assert asked == [("vitpose", tmp_path)]
+    assert asked == [("vitpose", tmp_path, {"colours": "bgr"})]
 
 
 def test_the_command_line_tells_what_is_missing_in_one_line(tmp_path, capsys):
