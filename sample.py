@@ -49,6 +49,7 @@ def _flags() -> argparse.ArgumentParser:
     add("--driving_keypoints", type=Path, help=keypoints)
     add("--detector", default="offline", help="offline, vitpose or dwpose")
     add("--models", type=Path, help="folder of the networks of vitpose and dwpose")
+    add("--colours", default="bgr", help="that vitpose gets: bgr (as released) or rgb")
     who = "only, largest, a number from the left, or a box x0,y0,x1,y1"
     add("--person", default="only", help=f"of the driving clip: {who}")
     add("--reference_person", default="only", help="of the picture: the same")
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
     flags |= {name: getattr(args, name) for name in names}
     words = [f"{name}={value}" for name, value in flags.items()] + args.set
     preparing, sampling = pairs.options("; ".join(words), PrepareConfig())
-    search = Search(detector=args.detector)
+    search = Search(detector=args.detector, colours=args.colours)
     if args.models is not None:
         search = search._replace(models=args.models)
     common = dict(
@@ -104,16 +105,16 @@ def main(argv: list[str]) -> None:
     )
     run = None if args.config is None else config.read(args.config).to_dict()
     checkpoint = args.checkpoint or animator.SHIPPED
+    model = animator.setup(checkpoint, sampling, run)
     if args.pairs is not None:
         rows = pairs.read(args.pairs)
-        model = animator.load(checkpoint, sampling, run)
         del common["output_type"]
         _report(pairs.run(rows, args.out, model, share=_share(args.share), **common))
         return
     _, report = animate(
         args.reference,
         args.driving,
-        model=animator.setup(checkpoint, sampling, run),
+        model=model,
         out=args.out,
         prepared=args.prepared,
         reference_keypoints=args.reference_keypoints,

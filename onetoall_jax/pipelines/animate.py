@@ -238,21 +238,18 @@ class _Job:
 
     def _loaded(self) -> Animator:
         prompt, negative, encoder = self.texts
-        if prompt is not None or negative is not None:
-            with self.clock.part("prompts"):
-                files = [
-                    None
-                    if text is None
-                    else embed.cached(text, encoder, self.model.settings.text)
-                    for text in (prompt, negative)
-                ]
-        else:
-            files = [None, None]
+        texts = [text for text in (prompt, negative) if text is not None]
         model = self.model
+        with self.clock.part("prompts"):
+            there = isinstance(model, Animator)
+            found = embed.cached(texts, encoder, model.settings.text, apart=there)
+            files = dict(zip(texts, map(str, found), strict=True))
         if isinstance(model, Setup):
             with self.clock.part("load"):
                 model = animators.loaded(model)
-        return model.with_prompts(*(None if f is None else str(f) for f in files))
+        return model.with_prompts(
+            *(None if text is None else files[text] for text in (prompt, negative))
+        )
 
     def _sampling(self, model: Animator) -> dict[str, Any]:
         """Settings of sampling, with the seed of this call."""

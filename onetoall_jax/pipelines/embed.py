@@ -10,10 +10,13 @@ those of the 1.3B denoiser.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -32,34 +35,64 @@ from onetoall_jax.pipelines import convert
 LONGEST = 512  # tokens, the end token included
 
 
+class Embedder:
+    """umT5 as a function of a text: read by the first one, gone with this object.
+
+    Args:
+      checkpoint: directory of the converted umT5; tokenizer: its spiece.model.
+    """
+
+    def __init__(self, checkpoint: Path, tokenizer: Path, dtype: str = "bfloat16"):
+        self._checkpoint, self._tokenizer = checkpoint, tokenizer
+        self._dtype = jnp.dtype(dtype)
+
+    def ids(self, text: str) -> np.ndarray:
+        """[n] int32, the end token last.
+
+        Raises:
+          UserError: no tokenizer, no umT5, or a text too long.
+        """
+        longest = 4 * len(text) + 1  # bytes at the worst
+        ids, mask = Tokenizer(self._tokenizer)(text, longest)
+        if mask.sum() > LONGEST:
+            raise UserError(
+                f"The prompt has {int(mask.sum())} tokens, but the model reads "
+                f"{LONGEST}: shorten it."
+            )
+        kind, sizes = convert.stored_sizes(self._checkpoint)
+        if not isinstance(sizes, UMT5Config):
+            raise UserError(
+                f"{self._checkpoint} holds a {kind!r} checkpoint, not 'umt5'."
+            )
+        return ids[: int(mask.sum())]
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[jax.Array], jax.Array]:
+        sizes = convert.stored_sizes(self._checkpoint)[1]
+        assert isinstance(sizes, UMT5Config)
+        params = parameters.load(self._checkpoint, umt5.abstract(sizes))
+
+        @jax.jit
+        def encode(params: umt5.Params, ids: jax.Array) -> jax.Array:
+            mask = jnp.ones_like(ids)
+            return umt5.encode(sizes, params, ids, mask, dtype=self._dtype)
+
+        return functools.partial(encode, params)
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Rows [n, dim] float32 of the prompt's n tokens, the end token last.
+
+        Padding is left out: it changes no row, and readers add zero rows anyway.
+        """
+        ids = jnp.asarray(self.ids(text)[None])
+        return np.asarray(self._encode(ids)[0], np.float32)
+
+
 def embed(
     checkpoint: Path, tokenizer: Path, text: str, dtype: str = "bfloat16"
 ) -> np.ndarray:
-    """Rows [n, dim] float32 of the prompt's n tokens, the end token last.
-
-    Padding is left out: it changes no row, and readers add zero rows anyway.
-
-    Raises:
-      UserError: no umT5 at `checkpoint`, no tokenizer, or a text too long.
-    """
-    ids, mask = Tokenizer(tokenizer)(text, 4 * len(text) + 1)  # bytes at the worst
-    if mask.sum() > LONGEST:
-        raise UserError(
-            f"The prompt has {int(mask.sum())} tokens, but the model reads {LONGEST}: "
-            "shorten it."
-        )
-    kind, sizes = convert.stored_sizes(checkpoint)
-    if not isinstance(sizes, UMT5Config):
-        raise UserError(f"{checkpoint} holds a {kind!r} checkpoint, not 'umt5'.")
-    params = parameters.load(checkpoint, umt5.abstract(sizes))
-    count = int(mask.sum())
-    given = jnp.asarray(ids[None, :count]), jnp.asarray(mask[None, :count])
-
-    @jax.jit
-    def encode(params: umt5.Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        return umt5.encode(sizes, params, ids, mask, dtype=jnp.dtype(dtype))
-
-    return np.asarray(encode(params, *given)[0], np.float32)
+    """Rows [n, dim] float32 of one prompt; see `Embedder`."""
+    return Embedder(checkpoint, tokenizer, dtype)(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +109,69 @@ class Encoder:
     cache: Path = Path("~/.cache/onetoall_jax/prompts")
 
 
-def cached(text: str, encoder: Encoder, settings: TextConfig) -> Path:
-    """The file of a prompt, embedded unless it was before; umT5 is gone afterwards.
+def cached(
+    texts: Sequence[str],
+    encoder: Encoder,
+    settings: TextConfig,
+    *,
+    apart: bool = False,
+) -> list[Path]:
+    """The files of prompts, embedded unless they were before.
+
+    umT5 is read once for all that are missing and is gone afterwards. A text that
+    cannot be embedded keeps none of the others from it.
 
     Args:
-      settings: of the model that reads it.
+      settings: of the model that reads them.
+      apart: a denoiser lies in memory already: another process embeds, on its CPU.
     Raises:
-      UserError: a model that reads no prompts; else as `embed`.
+      UserError: a model that reads no prompts; else as `Embedder`.
     """
-    if settings.embedding is None:
+    if texts and settings.embedding is None:
         raise UserError(
             "This model was trained with one fixed embedding and reads no prompt: "
             "leave the prompts out."
         )
-    what = json.dumps([text, str(Path(encoder.params).resolve())])
-    name = hashlib.sha256(what.encode()).hexdigest()[:24] + ".npy"
-    path = Path(encoder.cache).expanduser() / name
-    if not path.exists():
-        write(path, embed(encoder.params, encoder.tokenizer, text))
-    return path
+    embedder = Embedder(encoder.params, encoder.tokenizer)
+    paths, errors_met = [], []
+    for text in texts:
+        what = json.dumps([text, str(Path(encoder.params).resolve())])
+        name = hashlib.sha256(what.encode()).hexdigest()[:24] + ".npy"
+        path = Path(encoder.cache).expanduser() / name
+        paths.append(path)
+        if path.exists():
+            continue
+        try:
+            if apart:
+                embedder.ids(text)
+                _apart(encoder, text, path)
+            else:
+                write(path, embedder(text))
+        except UserError as error:
+            errors_met.append(error)
+    if errors_met:
+        raise errors_met[0]
+    return paths
+
+
+def _apart(encoder: Encoder, text: str, out: Path) -> None:
+    """Writes the embedding of a text from a process of its own."""
+    words = (
+        f"--umt5={encoder.params}",
+        f"--tokenizer={encoder.tokenizer}",
+        f"--text={text}",
+        f"--out={out}",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "onetoall_jax.pipelines.embed", *words],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"The prompt could not be embedded: {last}")
 
 
 def write(path: Path, rows: np.ndarray) -> None:

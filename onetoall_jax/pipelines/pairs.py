@@ -6,6 +6,7 @@ A CSV file with the columns `reference` and `driving`, and any of `name`, `promp
 """
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -17,8 +18,11 @@ from typing import Any, NamedTuple
 from onetoall_jax import config
 from onetoall_jax.errors import UserError
 from onetoall_jax.pipelines import animate as animating
+from onetoall_jax.pipelines import animator as animators
+from onetoall_jax.pipelines import embed
 from onetoall_jax.pipelines.animate import Say
-from onetoall_jax.pipelines.animator import Animator
+from onetoall_jax.pipelines.animator import Animator, Setup
+from onetoall_jax.pipelines.embed import Encoder
 from onetoall_jax.pipelines.preparing import PrepareConfig
 from onetoall_jax.sampling.settings import SamplingConfig
 
@@ -150,10 +154,12 @@ def options(text: str, before: PrepareConfig) -> tuple[PrepareConfig, dict[str, 
 def run(
     rows: Sequence[Row],
     out: Path,
-    model: Animator,
+    model: Animator | Setup,
     *,
     share: tuple[int, int] = (0, 1),
     config: PrepareConfig = PrepareConfig(),  # noqa: B008
+    encoder: Encoder = Encoder(),  # noqa: B008
+    dry_run: bool = False,
     say: Say = print,
     draw: Callable[..., Any] = animating.animate,
     **more: Any,
@@ -162,6 +168,7 @@ def run(
 
     Args:
       out: holds a folder for each row.
+      model: one that is not loaded yet is, after all prompts have been embedded.
       share: (index, count): every count-th row from the index on, so that many hosts
         share a list without knowing of each other.
       config: of preparing, where a row's options say nothing else.
@@ -172,12 +179,17 @@ def run(
     index, count = share
     if not 0 <= index < count:
         raise UserError(f"share {index}/{count}: the first must be below the second.")
-    failures, models = [], {model.sampling: model}
+    todo = []
     for row in list(rows)[index::count]:
-        folder = Path(out) / row.name
-        if (folder / "report.json").exists():
+        if (Path(out) / row.name / "report.json").exists():
             say(f"{row.name}: there already")
-            continue
+        else:
+            todo.append(row)
+    if isinstance(model, Setup) and not dry_run:
+        model = _loaded(model, todo, encoder)
+    failures = []
+    models: dict[SamplingConfig, Animator | Setup] = {model.sampling: model}
+    for row in todo:
         try:
             preparing, sampling = options(row.options, config)
             seed = sampling.pop("seed", None)
@@ -188,9 +200,11 @@ def run(
                 **row.files,
                 **row.texts,
                 model=changed,
-                out=folder,
+                out=Path(out) / row.name,
                 seed=seed if row.seed is None else row.seed,
                 config=preparing,
+                encoder=encoder,
+                dry_run=dry_run,
                 output_type="none",
                 say=lambda note, name=row.name: say(f"{name}: {note}"),
                 **more,
@@ -202,3 +216,12 @@ def run(
             traceback.print_exc()
             failures.append(Failure(row.name, f"{type(error).__name__}: {error}"))
     return failures
+
+
+def _loaded(model: Setup, rows: Sequence[Row], encoder: Encoder) -> Animator:
+    """The model, read after umT5 is gone."""
+    texts = list(dict.fromkeys(text for row in rows for text in row.texts.values()))
+    # What cannot be embedded is told with the row whose prompt it is.
+    with contextlib.suppress(UserError):
+        embed.cached(texts, encoder, model.settings.text)
+    return animators.loaded(model)

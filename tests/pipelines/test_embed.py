@@ -47,17 +47,37 @@ def test_a_word_changes_the_row_of_the_end(files):
 def test_a_prompt_is_embedded_once_and_kept_by_its_text(files, tmp_path, monkeypatch):
     encoder = embed.Encoder(*files, cache=tmp_path)
     text = TextConfig(embedding="empty.npy")
-    path = embed.cached("waves", encoder, text)
-    np.testing.assert_array_equal(np.load(path), embed.embed(*files, "waves"))
-    monkeypatch.setattr(embed, "embed", None)
-    assert embed.cached("waves", encoder, text) == path
+    texts = ["waves", "turns " * 600, "turns"]
+    with pytest.raises(UserError, match="shorten it"):
+        embed.cached(texts, encoder, text)
+    del texts[1]
+    monkeypatch.setattr(embed.parameters, "load", None)  # nothing is left to embed
+    paths = embed.cached(texts, encoder, text)
+    monkeypatch.undo()
+    for path, one in zip(paths, texts, strict=True):
+        np.testing.assert_array_equal(np.load(path), embed.embed(*files, one))
+    assert embed.cached([], encoder, TextConfig()) == []
+
+
+@pytest.mark.slow
+def test_beside_a_loaded_model_another_process_embeds(files, tmp_path, monkeypatch):
+    encoder, text = embed.Encoder(*files, cache=tmp_path), TextConfig(embedding="e")
+    monkeypatch.setattr(embed.parameters, "load", None)
+    (path,) = embed.cached(["waves"], encoder, text, apart=True)
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        np.load(path), embed.embed(*files, "waves"), rtol=1e-2, atol=1e-2
+    )
+    broken = embed.Encoder(files[0], files[1], cache="/proc/none")
+    with pytest.raises(UserError, match="could not be embedded"):
+        embed.cached(["waves"], broken, text, apart=True)
 
 
 def test_a_prompt_of_ten_thousand_characters_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="tokens, but the model reads 512: shorten it"):
         embed.embed(*files, "a dancing person " * 600)
     with pytest.raises(UserError, match="reads no prompt"):
-        embed.cached("x" * 10_000, embed.Encoder(*files), TextConfig())
+        embed.cached(["x" * 10_000], embed.Encoder(*files), TextConfig())
 
 
 def test_a_checkpoint_of_another_kind_is_refused(files, tmp_path):

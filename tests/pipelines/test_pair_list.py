@@ -1,10 +1,18 @@
 """Lists of pairs: what is read, shared, skipped and told at the end."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from onetoall_jax.errors import UserError
-from onetoall_jax.pipelines import pairs
+from onetoall_jax.pipelines import animator, embed, pairs
 from onetoall_jax.pipelines.preparing import PrepareConfig
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 LIST = """reference,driving,name,seed,options
 me.png,a.mp4,one,7,steps=2; fps=16
@@ -106,3 +114,54 @@ def test_hosts_share_a_list(tmp_path, model):
     assert names == [["one", "three"], ["0001_me_b"]]
     with pytest.raises(UserError, match="share 2/2"):
         pairs.run(rows, tmp_path, model, share=(2, 2))
+
+
+def test_prompts_are_embedded_before_the_model_is_loaded(tmp_path, model, monkeypatch):
+    text = "reference,driving,name,prompt,negative_prompt\na,b,one,x,y\na,b,two,x,\n"
+    rows = pairs.read(written(tmp_path, text))
+    order = []
+
+    def cached(texts, encoder, settings, apart=False):
+        order.append(texts)
+        raise UserError("one of them is too long.")
+
+    monkeypatch.setattr(embed, "cached", cached)
+    monkeypatch.setattr(animator, "loaded", lambda given: order.append("load") or model)
+    draw, calls = drawing()
+    given = animator.setup(animator.SHIPPED)
+    assert not pairs.run(rows, tmp_path / "out", given, draw=draw)
+    assert order == [["x", "y"], "load"]
+    assert [c["model"] for _, c in calls] == [model, model]
+    draw, calls = drawing()
+    pairs.run(rows, tmp_path / "dry", given, draw=draw, dry_run=True)
+    assert calls[0][1]["model"] is given and len(order) == 2
+
+
+@pytest.mark.slow
+def test_a_list_is_drawn_from_the_command_line(pair, tmp_path):
+    (tmp_path / "pairs.csv").write_text(
+        "reference,driving,reference_keypoints,name,options\n"
+        f"{pair}/me.png,{pair}/dance.npz,{pair}/me.npz,good,num_frames=5\n"
+        f"{pair}/me.png,{pair}/none.mp4,{pair}/me.npz,gone,\n"
+        f"{pair}/me.png,{pair}/dance.npz,{pair}/me.npz,odd,steps=0\n"
+    )
+    words = [
+        "sample.py",
+        f"--pairs={tmp_path / 'pairs.csv'}",
+        f"--out={tmp_path / 'o'}",
+    ]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XLA_FLAGS": ""},
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    told = done.stderr[done.stderr.index("2 pairs failed:") :].splitlines()
+    assert told[1].startswith("  gone: There is no file") and len(told) == 3
+    assert told[2].startswith("  odd: sampling.steps=0")
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["good"]
+    report = json.loads((tmp_path / "o" / "good" / "report.json").read_text())
+    assert report["frames"] == 5
