@@ -26,7 +26,7 @@ _CALLEE = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # The end of a counted loop, as its condition has it; counters start at 0 and go by 1.
-_END = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_END = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 
 
 @dataclasses.dataclass(frozen=True)
