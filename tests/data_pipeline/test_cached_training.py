@@ -23,21 +23,14 @@ from tests.data_pipeline.sets import settings
 STEPS = 20
 
 
-def clips():
-    """Videos, single pictures and pairs."""
-    for i in range(24):
-        frames = 14 if i < 12 else 1 + i % 2
-        made = synthetic.SyntheticConfig(num_frames=frames, canvas_side=0)
-        yield synthetic.make_clip(made, "train", i)
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("set") / "data"
-    builder.write(root, {"train": clips()})
+    made = synthetic.SyntheticConfig(num_frames=14, canvas_side=0)
+    builder.write(root, {"train": synthetic.clips(made, "train", 16, 1)})
+    # One size of batch: each costs every run a program.
     return settings(
         root,
-        resolutions=(Resolution("tiny", image_share=0.2),),
         batch=8,
         windows="cached",
         windows_per_clip=3,
@@ -53,7 +46,7 @@ def run_of(data, **training):
     c.model.update(dict(num_layers=2, num_heads=1, mlp_dim=16, text_dim=8))
     c.model.reference_layers = 1
     c.codec.block.channels = c.model.in_channels = c.model.out_channels = 8
-    c.init_from, c.mesh.fsdp = "scratch", 8
+    c.init_from = "scratch"
     c.training.update(dict(steps=STEPS, log_every=STEPS, **training))
     c.training.optimizer.warmup_steps = 2
     return run_settings.build({**c.to_dict(), "data": dataclasses.asdict(data)})
