@@ -36,6 +36,7 @@ def model(stage, layers=3):
     c.update(dict(num_layers=layers, num_heads=3, head_dim=12, mlp_dim=32, text_dim=8))
     c.in_channels = c.out_channels = 4
     c.reference_layers = 1
+    c.pose_strides = ((4, 8, 8),)  # one level: convolutions take longest to compile
     return config.build(ModelConfig, c.to_dict())
 
 
