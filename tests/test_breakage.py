@@ -56,8 +56,8 @@ MISTAKES = (
     Mistake(
         "pose tokens added to the embedding",
         f"{MODELS}/onetoall.py",
-        "u = x + given.pose_tokens",
-        "u = stream.x + given.pose_tokens",
+        "else first + given.pose_tokens",
+        "else stream.x + given.pose_tokens",
         "dit_token_replace",
         "out",
     ),
@@ -126,8 +126,8 @@ MISTAKES = (
     Mistake(
         "pose convolutions see the future",
         f"{MODELS}/pose_resnet.py",
-        "((0, 0), (2, 0), (1, 1), (1, 1), (0, 0))",
-        "((0, 0), (0, 2), (1, 1), (1, 1), (0, 0))",
+        "((0, 0), (2, 0), (1, 1), (0, 0), (0, 0))",
+        "((0, 0), (0, 2), (1, 1), (0, 0), (0, 0))",
         "pose_resnet_5f",
         "down1",
     ),
