@@ -11,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 BATCH = "batch"  # clips
 TOKENS = "tokens"  # query tokens: prefix frame, then the video's
 REFERENCE_COPIES = "reference_copies"  # one whole reference for each shard of TOKENS
+STRIPS = "strips"  # parts of pictures, clip by clip
 TEXT_TOKENS = "text_tokens"
 EMBED = "embed"  # residual stream, activations
 HEADS = "heads"  # attention heads, or the N*K width they are flattened into

@@ -284,7 +284,7 @@ class VAE:
         if most is not None:
             most //= self.cfg.spatial_stride**2
         # Devices that have no clip of their own may take a strip.
-        idle = axes.shards(axes.BATCH) // len(x)
+        idle = axes.shards(axes.STRIPS) // len(x)
         return vae_strips.plan(height, width, halo, most, idle)
 
     def _constants(self) -> tuple[np.ndarray, np.ndarray]:

@@ -119,12 +119,16 @@ def run(
 
     places = list(zip(strips.starts, strips.windows, strict=True))
     clips, count = len(x), len(places)
-    if 1 < clips * count <= axes.shards(axes.BATCH):
-        every = jnp.concatenate([part(window) for _, window in places])
-        names = (axes.BATCH, *[None] * (x.ndim - 1))
-        made = jnp.split(fn(axes.constrain(every, *names)), count)
-        made = [axes.constrain(m, *[None] * m.ndim) for m in made]
-        rows = [own(m, *place) for m, place in zip(made, places, strict=True)]
+    if 1 < clips * count <= axes.shards(axes.STRIPS):
+        # Clip by clip, so that the strips of a clip stay near the device that has it.
+        every = jnp.stack([part(window) for _, window in places], axis=1)
+        names = (axes.STRIPS, *[None] * (x.ndim - 1))
+        flat = every.reshape(clips * count, *every.shape[2:])
+        made = fn(axes.constrain(flat, *names))
+        made = made.reshape(clips, count, *made.shape[1:])
+        split = axes.BATCH if clips % axes.shards(axes.BATCH) == 0 else None
+        made = axes.constrain(made, split, *[None] * (made.ndim - 1))
+        rows = [own(made[:, i], *place) for i, place in enumerate(places)]
         return _joined(rows, strips, scale_out)
 
     def step(whole: jax.Array, place: tuple) -> tuple[jax.Array, None]:

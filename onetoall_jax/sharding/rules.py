@@ -21,6 +21,7 @@ RULES: Rules = (
     (axes.BATCH, BATCH_AXES),
     (axes.TOKENS, "context"),
     (axes.REFERENCE_COPIES, "context"),
+    (axes.STRIPS, (*BATCH_AXES, "context")),
     (axes.TEXT_TOKENS, None),
     (axes.EMBED, None),
     (axes.HEADS, "tensor"),
