@@ -221,7 +221,8 @@ def test_a_batch_larger_than_the_set_is_refused(config):
         take(dataclasses.replace(config, batch=400), 1)
 
 
-def test_damage_is_named_in_one_sentence(config, tmp_path):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_damage_is_named_in_one_sentence(config, tmp_path, workers):
     r = np.random.default_rng(0)
     made = synthetic.SyntheticConfig(num_frames=6, canvas_side=0)
 
@@ -238,7 +239,7 @@ def test_damage_is_named_in_one_sentence(config, tmp_path):
 
     def problem(content):
         file.write_bytes(content)
-        mine = dataclasses.replace(config, root=str(root), batch=1)
+        mine = dataclasses.replace(config, root=str(root), batch=1, workers=workers)
         with pytest.raises(UserError) as found:
             take(mine, 12)
         return str(found.value)
