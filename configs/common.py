@@ -18,6 +18,17 @@ def size(arg: str) -> str:
     return name
 
 
+# Of attention's kernels; the tuner finds the fastest.
+_BLOCKS = (
+    "query",
+    "keys",
+    "keys_compute",
+    "query_backward",
+    "keys_backward",
+    "keys_backward_compute",
+)
+
+
 def base(stage: int, size: str) -> ConfigDict:
     """A stage's settings before its own differences, shaped like RunSettings."""
     c = ConfigDict()
@@ -27,7 +38,10 @@ def base(stage: int, size: str) -> ConfigDict:
     c.init_command = f"python train.py --config=configs/stage{stage - 1}.py:{size}"
     c.model = sizes.model(size, reference=stage > 0, pose=stage > 1)
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, context=1, tensor=1, rules=()))
-    c.attention = ConfigDict(dict(kernel="auto", context="auto", tuned_from=""))
+    blocks = dict.fromkeys(_BLOCKS, 0)  # 0 leaves the size to the kernel
+    c.attention = ConfigDict(
+        dict(kernel="auto", context="auto", tuned_from="", blocks=blocks)
+    )
     c.data = ConfigDict(
         dict(root="runs/data", num_frames=29, batch=8, seed=43, workers=2)
     )

@@ -10,6 +10,7 @@ from data_pipeline.settings import DataConfig, stage_defaults
 from onetoall_jax import config, trees
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import onetoall
+from onetoall_jax.models.attention import Blocks
 from onetoall_jax.pipelines import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,3 +69,10 @@ def test_a_configuration_is_read_by_file_and_argument():
         config.read("configs/stage9.py:tiny")
     with pytest.raises(UserError, match="size 'huge': known are tiny"):
         config.read(f"{ROOT / 'configs/stage2.py'}:huge")
+
+
+def test_every_block_size_of_attention_is_a_setting():
+    values = stage2.get_config("1_3b")
+    assert values.attention.blocks.to_dict() == dataclasses.asdict(Blocks())
+    values.attention.blocks.keys_compute = 512
+    assert settings.build(values.to_dict()).attention.blocks.keys_compute == 512
