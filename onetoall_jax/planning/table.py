@@ -15,6 +15,7 @@ Load = Callable[[str, Mapping[str, Any]], Any]
 
 _STORED = {"data.latents": "runs/latents"}
 _TRAIN, _SAMPLE = "29x768x768", "81x576x1024"
+_STRIP = 75_000  # pixels that the VAE works on at once, an eighth of a sampled frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +56,28 @@ def _train(size: str, machine: str, batch: int, **mesh: int) -> Case:
     return Case(f"configs/stage2.py:{size}", machine, batch, changes)
 
 
-def _sample(size: str, machine: str) -> Case:
-    return Case(f"configs/stage3.py:{size}", machine, 1, {}, sampler=True)
+def _sample(size: str, machine: str, **codec: int) -> Case:
+    changes = {f"codec.{name}": value for name, value in codec.items()}
+    return Case(f"configs/stage3.py:{size}", machine, 1, changes, sampler=True)
 
 
 # One clip for each device or group of devices that shares its tokens.
 CASES = (
     _train("1_3b", "v5p:2x2x2", 8),
-    _sample("1_3b", "v5p:2x2x2"),
-    _train("14b", "v5p:4x4x4", 64),
-    _sample("14b", "v5p:2x2x2"),
+    _sample("1_3b", "v6e:1x1", most_pixels=_STRIP),
+    _sample("14b", "v5p:1x1x1", most_pixels=_STRIP),
     _train("1_3b", "v6e:2x4", 8),
-    _sample("14b", "v6e:2x4"),
+    _sample("14b", "v5p:2x2x2", most_pixels=_STRIP),
+    _train("14b", "v5p:4x4x4", 64),
+    _sample("14b", "v6e:2x4", most_pixels=_STRIP),
     _train("1_3b", "v4:2x2x2", 8),
-    _sample("1_3b", "v5e:2x4"),
+    _sample("1_3b", "v5e:2x4", most_pixels=_STRIP),
+    _sample("14b", "v4:2x2x2", most_pixels=_STRIP),
     _train("1_3b", "v5e:4x4", 4, context=4),
     _train("14b", "v6e:8x8", 64),
+    _sample("1_3b", "v5p:2x2x2", most_pixels=_STRIP),
     _train("14b", "v4:4x4x4", 64),
     _train("14b", "v5e:16x16", 64, context=4),
-    _sample("1_3b", "v6e:2x4"),
-    _sample("14b", "v4:2x2x2"),
 )
 # Machines whose best mesh is searched, with clips of a step.
 _SEARCHED = {

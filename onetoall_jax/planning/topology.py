@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onetoall_jax.errors import UserError
 from onetoall_jax.planning import rates
@@ -104,7 +104,9 @@ def devices(topology: Topology) -> "Sequence[jax.Device]":
 
     kind, _, shape = topology.name.partition(":")
     # A v4 chip's two cores work as one device, as they do in a pod.
-    options = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    if topology.devices == 1:  # libtpu takes hosts of four by itself
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         described = topologies.get_topology_desc(topology.name, "tpu", **options)
     except (RuntimeError, ValueError) as error:

@@ -49,7 +49,7 @@ def test_compiled_cases_cover_sizes_programs_and_chips():
     assert {case.config.rpartition(":")[2] for case in table.CASES} == {"1_3b", "14b"}
     assert {case.sampler for case in table.CASES} == {True, False}
     counts = [topology.parse(case.topology).devices for case in table.CASES]
-    assert min(counts) == 8 and max(counts) == 256
+    assert min(counts) == 1 and {8, 64, 256} <= set(counts)
 
 
 def test_the_recipe_costs_what_the_published_rates_say():
