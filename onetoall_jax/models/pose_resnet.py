@@ -58,28 +58,40 @@ class CausalConv(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual block, then a strided convolution; `columns` as in `CausalConv`."""
+    """Residual block, then a strided convolution.
+
+    Attributes:
+      columns: as in `CausalConv`.
+      remat: keep the inputs of convolutions' norms for the backward pass, not the
+        float32 values on the way from there.
+    """
 
     cfg: ModelConfig
     strides: tuple[int, int, int]
     dtype: jnp.dtype = jnp.float32
     columns: int = 1
+    remat: bool = False
 
-    @nn.compact
+    def setup(self) -> None:
+        cfg = self.cfg
+        groups, width = cfg.pose_norm_groups, cfg.pose_channels
+        one, columns = (1, 1, 1), self.columns
+        self.norm1 = GroupNorm(groups, cfg.eps, self.dtype, columns)
+        self.conv1 = CausalConv(width, one, self.dtype, False, columns)
+        self.norm2 = GroupNorm(groups, cfg.eps, self.dtype, columns)
+        self.conv2 = CausalConv(width, one, self.dtype, False, columns)
+        self.down = CausalConv(width, self.strides, self.dtype, False, columns)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, dtype, width = self.cfg, self.dtype, self.cfg.pose_channels
-        one = (1, 1, 1)
+        def first(level: "Level", y: jax.Array) -> jax.Array:
+            return level.conv1(silu(level.norm1(y)))
 
-        def act(name: str, y: jax.Array) -> jax.Array:
-            groups, eps = cfg.pose_norm_groups, cfg.eps
-            return silu(GroupNorm(groups, eps, dtype, self.columns, name=name)(y))
+        def second(level: "Level", y: jax.Array) -> jax.Array:
+            return level.conv2(silu(level.norm2(y)))
 
-        def conv(name: str, y: jax.Array, strides: tuple[int, int, int]) -> jax.Array:
-            return CausalConv(width, strides, dtype, False, self.columns, name=name)(y)
-
-        h = conv("conv1", act("norm1", x), one)
-        h = conv("conv2", act("norm2", h), one)
-        return conv("down", x + h, self.strides)
+        if self.remat:
+            first, second = nn.remat(first), nn.remat(second)
+        return self.down(x + second(self, first(self, x)))
 
 
 class PoseResNet(nn.Module):
@@ -95,7 +107,7 @@ class PoseResNet(nn.Module):
     Source: section 9 of the released model (`input_hint_block`).
 
     Attributes:
-      remat: a level keeps only its input for the backward pass.
+      remat: as in `Level`.
       lanes: channels to fill; None is the device's own way.
     """
 
@@ -111,9 +123,11 @@ class PoseResNet(nn.Module):
         x = rearrange(pose, "b f h (w k) c -> b f h w (k c)", k=columns[0])
         x = CausalConv(cfg.pose_channels, (1, 1, 1), dtype, False, columns[0],
                        name="conv_in")(x)  # fmt: skip
-        level = nn.remat(Level) if self.remat else Level
         for i, strides in enumerate(cfg.pose_strides):
-            x = level(cfg, strides, dtype, columns[i], name=f"level_{i}")(x)
+            level = Level(
+                cfg, strides, dtype, columns[i], self.remat, name=f"level_{i}"
+            )
+            x = level(x)
             # Kept for inspection; costs nothing unless asked for.
             wide = rearrange(x, "b f h w (k c) -> b f h (w k) c", k=columns[i + 1])
             self.sow("intermediates", f"after_level_{i}", wide)
