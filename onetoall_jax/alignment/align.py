@@ -12,7 +12,7 @@ import numpy as np
 from onetoall_jax.alignment import anchor, fit, limbs, retarget, signals
 from onetoall_jax.alignment import inside as insides
 from onetoall_jax.alignment.move import Placement
-from onetoall_jax.alignment.person import Person, from_clip, from_keypoints
+from onetoall_jax.alignment.person import DRAWN, Person, from_clip, from_keypoints
 from onetoall_jax.alignment.retarget import RetargetConfig
 from onetoall_jax.alignment.signals import Signals
 from onetoall_jax.errors import UserError
@@ -41,6 +41,8 @@ MODES = {
     "driving-retarget": Mode(True, True),
 }
 AUTO = "auto"
+CROP, PAD = "crop", "pad"
+FRAMES = (AUTO, CROP, PAD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,9 @@ class AlignConfig:
         `RetargetConfig()` has them all.
       keep_inside: retargeted poses are moved, and made smaller if they must, so that no
         joint leaves the frame in which the driving clip has it; the release lets it.
+      frame: how driving frames of another shape than the picture come into its frame:
+        "crop" cuts them as released, "pad" fits them in whole, "auto" does so where a
+        joint would be cut off.
       face, head: how they are drawn, "full", "light" or "auto", the face also "none";
         see `signals.choose`.
     """
@@ -63,6 +68,7 @@ class AlignConfig:
     anchor: int = 0
     retarget: RetargetConfig = retarget.MENDED
     keep_inside: bool = True
+    frame: str = AUTO
     face: str = signals.AUTO
     head: str = signals.AUTO
 
@@ -71,6 +77,7 @@ class AlignConfig:
 RELEASED = AlignConfig(
     retarget=RetargetConfig(),
     keep_inside=False,
+    frame=CROP,
     face=signals.LIGHT,
     head=signals.FULL,
 )
@@ -122,8 +129,7 @@ def align(
             f"{config.anchor} to be the anchor."
         )
     reference = from_keypoints(reference_points, *size)
-    fitted = [fit.fit_points(k, driving_size, size) for k in driving_points]
-    driving = from_clip(fitted, *size)
+    driving, told = _framed(driving_points, driving_size, size, config.frame)
     at = config.anchor if config.anchor >= 0 else anchor.choose(reference, driving)
     mode, reason = config.mode, "asked for"
     if mode == AUTO:
@@ -135,7 +141,7 @@ def align(
     drawn = signals.choose(
         config.face, config.head, reference, driving[at], size, retargeted=retargets
     )
-    warnings: tuple[str, ...] = ()
+    warnings = told
     if retargets:
         before = driving
         driving = _retargeted(driving, reference, placement, at, size, config.retarget)
@@ -143,9 +149,33 @@ def align(
         if shift is not None:
             driving = [shift.person(person) for person in driving]
             placement = None if placement is None else _shifted(placement, shift)
-            warnings = (_said(shift),)
+            warnings += (_said(shift),)
         warnings += _unlike(reference, driving[at], size)
     return Aligned(reference, placement, driving, mode, reason, drawn, warnings)
+
+
+def _framed(
+    points: Sequence[np.ndarray] | np.ndarray,
+    before: tuple[int, int],
+    after: tuple[int, int],
+    frame: str,
+) -> tuple[list[Person], tuple[str, ...]]:
+    """(driving people in the picture's frame, what to tell of it)."""
+    if frame not in FRAMES:
+        raise UserError(f"alignment.frame={frame!r}: choose from {list(FRAMES)}.")
+    cropped = from_clip([fit.fit_points(k, before, after) for k in points], *after)
+    padded = from_clip([fit.pad_points(k, before, after) for k in points], *after)
+    if frame != AUTO:
+        return (cropped if frame == CROP else padded), ()
+    cut = limbs.inside(np.stack([p.body[:DRAWN] for p in padded]))
+    cut &= ~limbs.inside(np.stack([p.body[:DRAWN] for p in cropped]))
+    if not cut.any():
+        return cropped, ()
+    names = ", ".join(limbs.JOINTS[j] for j in np.flatnonzero(cut.any(axis=0)))
+    return padded, (
+        "the driving frames are fitted into the picture's shape whole, since cropping "
+        f"would cut off: {names}",
+    )
 
 
 def _unlike(reference: Person, made: Person, size: tuple[int, int]) -> tuple[str, ...]:

@@ -116,6 +116,21 @@ def fit_points(
     return points
 
 
+def pad_points(
+    keypoints: np.ndarray, before: tuple[int, int], after: tuple[int, int]
+) -> np.ndarray:
+    """Key points [...,3] in pixels where the whole frame is fitted in, in the middle.
+
+    Where `fit_points` cuts off what does not have the new shape, this leaves room.
+    """
+    (h, w), (height, width) = before, after
+    scale = min(height / h, width / w)
+    points = np.array(keypoints, np.float64)
+    points[..., 0] = (points[..., 0] - w / 2) * scale + width / 2
+    points[..., 1] = (points[..., 1] - h / 2) * scale + height / 2
+    return points
+
+
 def refit(
     points: np.ndarray, before: tuple[int, int], after: tuple[int, int]
 ) -> np.ndarray:

@@ -32,9 +32,9 @@ _TINY = 1e-6
 
 
 def inside(body: np.ndarray) -> np.ndarray:
-    """[n] bool: points of a body [n,3] that are shown and lie in the frame."""
-    at, score = body[:, :2], body[:, 2]
-    return (score >= SEEN) & (at >= 0).all(axis=1) & (at <= 1).all(axis=1)
+    """[...,n] bool: points of bodies [...,n,3] that are shown and lie in the frame."""
+    at, score = body[..., :2], body[..., 2]
+    return (score >= SEEN) & (at >= 0).all(axis=-1) & (at <= 1).all(axis=-1)
 
 
 def ratios(

@@ -119,6 +119,30 @@ def test_a_face_is_drawn_as_strongly_as_is_asked_for():
     assert (light != none).any() and not (full == light).all()
 
 
+@pytest.mark.parametrize("mode", ["driving", "driving-retarget", "reference-retarget"])
+def test_a_tall_clip_keeps_its_head_in_a_wide_picture(mode):
+    """What the driving frame shows stays in the frame, whatever the picture's shape."""
+    wide, clip = (120, 200), keypoints(2, 3)
+    picture = keypoints(1, 1)[0] * (200 / SIZE[1], 120 / SIZE[0], 1)
+    made = {
+        frame: align.align(picture, wide, clip, SIZE, AlignConfig(mode, frame=frame))
+        for frame in ("auto", "crop", "pad")
+    }
+    nose = {k: v.driving[0].body[0] for k, v in made.items()}
+    np.testing.assert_array_equal(nose["auto"], nose["pad"])
+    assert (nose["auto"][:2] > 0).all() and (nose["auto"][:2] < 1).all()
+    assert "cropping would cut off: nose" in made["auto"].warnings[0]
+    if mode == "driving":
+        assert nose["crop"][1] < 0
+        at = clip[0, 0, 1] / SIZE[0], 0.5 + (clip[0, 0, 0] - 64) * 120 / 192 / 200
+        np.testing.assert_allclose(nose["pad"][1::-1], at, atol=1e-5)
+    # One shape needs neither.
+    same = align.align(clip[0], SIZE, clip, SIZE)
+    assert not any("cropping" in w for w in same.warnings)
+    with pytest.raises(UserError, match="alignment.frame='wide'"):
+        align.align(clip[0], SIZE, clip, SIZE, AlignConfig(frame="wide"))
+
+
 def test_points_relative_to_the_frame_follow_the_crop():
     points = np.array([[0.5, 0.5, 1.0], [0.25, 0.1, 1.0]])
     made = fit.refit(points, (100, 200), (50, 50))
