@@ -70,7 +70,7 @@ def choose(
     if head == AUTO:
         why = ""
         if shown and not _shows_face(reference):
-            why = "the reference shows no human face"
+            why = "no face points of the reference were found"
         elif not retargeted:
             why = _head_unlike(reference, driving, size)
         head = LIGHT if why else FULL
@@ -105,7 +105,7 @@ def _face(person: Person, size: tuple[int, int]) -> np.ndarray:
 
 def _face_unlike(reference: Person, driving: Person, size: tuple[int, int]) -> str:
     if not _shows_face(reference):
-        return "the reference shows no human face"
+        return "no face points of the reference were found"
     distance = face_distance(reference, driving, size)
     if distance <= _NEAR:
         return ""

@@ -39,17 +39,18 @@ class Results:
         self._kept += [
             frames[i - first] for i in range(first, self._count) if i in self._wanted
         ]
-        large = media.enlarged(frames, self._factor)
         if not self._videos:
-            media.write_image(self._folder / "result.png", large[0])
+            first_u8 = media.enlarged(frames[0], self._factor)
+            media.write_image(self._folder / "result.png", first_u8)
             return
         result, beside = self._videos
-        result.write(large)
-        poses = self._prepared.poses[first : self._count]
-        shown = [
-            media.enlarged(x, self._factor) for x in (self._prepared.reference, poses)
-        ]
-        beside.write(media.side_by_side(*shown, large))
+        # One by one: enlarged and side by side, a segment would take many times its
+        # memory.
+        for i, picture in enumerate(frames, first):
+            shown = self._prepared.reference, self._prepared.poses[i][None]
+            clips = [media.enlarged(x, self._factor) for x in (*shown, picture[None])]
+            result.write(clips[-1])
+            beside.write(media.side_by_side(*clips))
 
     def close(self) -> None:
         """Completes the videos and writes the contact sheet."""

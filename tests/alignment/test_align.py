@@ -8,6 +8,7 @@ import pytest
 from data_pipeline import figure
 from onetoall_jax.alignment import align, fit
 from onetoall_jax.alignment.align import AlignConfig
+from onetoall_jax.alignment.person import from_keypoints
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.pipelines import prepare_pair
@@ -117,6 +118,18 @@ def test_a_face_is_drawn_as_strongly_as_is_asked_for():
     # Only face points are white.
     assert int(full.min(axis=-1).max()) > 2 * int(light.min(axis=-1).max()) > 0
     assert (light != none).any() and not (full == light).all()
+
+
+def test_toes_that_a_source_does_not_have_are_not_at_the_origin():
+    """MediaPipe has no small toes, OpenPose's 18 points none at all."""
+    points = keypoints(1, 1)[0]
+    both = from_keypoints(points, *SIZE).body
+    for absent in ((18, 21), (17, 18, 20, 21)):
+        points[list(absent)] = 0
+        body = from_keypoints(points, *SIZE).body
+        np.testing.assert_allclose(body[18:, :2], both[18:, :2], atol=0.05)
+    np.testing.assert_array_equal(body[18:, :2], body[[13, 10], :2])
+    assert (body[18:, 2] == 0).all() and (both[18:, 2] > 0).all()
 
 
 @pytest.mark.parametrize("mode", ["driving", "driving-retarget", "reference-retarget"])

@@ -53,7 +53,7 @@ def test_the_distance_is_that_of_the_formula():
 def test_a_reference_without_a_human_face_has_head_and_face_lighter():
     *style, reasons = styled(person(face=False), person())
     assert style == [True, True, True]
-    assert len(reasons) == 2 and all("shows no human face" in r for r in reasons)
+    assert len(reasons) == 2 and all("no face points" in r for r in reasons)
     # A driving clip that shows none either has nothing to draw lighter.
     assert styled(person(face=False), person(face=False))[1:3] == (False, False)
 
