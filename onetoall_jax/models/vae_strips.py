@@ -13,7 +13,7 @@ from onetoall_jax import axes
 # Copies of a chunk of frames, as wide as the first level, that decoding holds at once;
 # counted by the compiler for the released VAE.
 _COPIES = 53
-_UNKNOWN = 1 << 20  # pixels taken whole where the memory is not known
+UNKNOWN = 1 << 20  # pixels taken whole where the memory is not known
 
 
 def most_pixels(size: int, free_bytes: float | None) -> int:
@@ -22,7 +22,7 @@ def most_pixels(size: int, free_bytes: float | None) -> int:
     Args:
       size: bytes of one pixel as wide as the first level.
     """
-    return int(free_bytes / 2 / (_COPIES * size)) if free_bytes else _UNKNOWN
+    return int(free_bytes / 2 / (_COPIES * size)) if free_bytes else UNKNOWN
 
 
 class Strips(NamedTuple):

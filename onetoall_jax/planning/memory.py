@@ -8,6 +8,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from onetoall_jax.models import vae_strips
+from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.planning.work import Size
 
@@ -16,11 +18,11 @@ _LIVE_WIDTH, _LIVE_MLP = 18, 2
 # The same per token that policies keep of every block until then, in units of D.
 _KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
 # Arrays at full resolution that the pose frames hold for their backward pass (fitted to
-# one compiled step of 1.3B at 29x768x768), and those of encoding a chunk of frames.
-_POSE_ARRAYS, _CODEC_ARRAYS = 10, 4
-_CODEC_CHANNELS, _CODEC_FRAMES = 96, 4
+# one compiled step of 1.3B at 29x768x768), and those of coding a chunk of frames (the
+# decoder alone at 576x1024). Columns of pose frames fill the lanes of a TPU.
+_POSE_ARRAYS, _CODEC_ARRAYS = 31, 18
 # The same in a forward pass, and at full resolution of frames that only go forward.
-_FORWARD_WIDTH, _FORWARD_MLP, _FORWARD_POSE = 10, 2, 3
+_FORWARD_WIDTH, _FORWARD_MLP, _FORWARD_POSE = 10, 2, 4.5
 _LANES = 128  # a TPU pads the last axis of an array to so many
 
 
@@ -41,7 +43,7 @@ class Share:
 
 
 def temporary(
-    model: ModelConfig, size: Size, share: Share, remat: str, platform: str, wide: bool
+    model: ModelConfig, size: Size, share: Share, remat: str, wide: bool
 ) -> Mapping[str, float]:
     """Bytes beside the arguments, by kind; the sum is the most held at a time.
 
@@ -70,8 +72,7 @@ def temporary(
     }
     if model.pose_layers:
         pixels = share.clips * size.num_frames * size.height * size.width
-        channels = padded(model.pose_channels, platform)
-        made["pose frames"] = _POSE_ARRAYS * pixels * channels * each
+        made["pose frames"] = _POSE_ARRAYS * pixels * model.pose_channels * each
     return made
 
 
@@ -81,7 +82,7 @@ def sampling(
     share: Share,
     passes: tuple[int, int, int],
     text: int,
-    platform: str,
+    decoding: float,
     wide: bool,
 ) -> Mapping[str, float]:
     """Bytes beside the arguments of a sampled segment, by kind.
@@ -89,6 +90,7 @@ def sampling(
     Args:
       passes: (all, those with pose, distinct references) of a step.
       text: rows of a prompt.
+      decoding: bytes of `codec`.
     """
     each = 4 if wide else 2
     width = model.dim * each
@@ -105,10 +107,9 @@ def sampling(
         if share.gathers
         else 0.0,
     }
-    channels = padded(model.pose_channels, platform)
     others = {
-        "pose frames": _FORWARD_POSE * pixels * channels * each,
-        "decoding the clips": codec(size, share.clips, platform),
+        "pose frames": _FORWARD_POSE * pixels * model.pose_channels * each,
+        "decoding the clips": decoding,
     }
     for name, n in others.items():
         if n > sum(network.values()):
@@ -116,11 +117,25 @@ def sampling(
     return network
 
 
-def codec(size: Size, clips: float, platform: str) -> float:
-    """Bytes that encoding the clips takes, before the network starts."""
-    channels = padded(_CODEC_CHANNELS, platform)
-    pixels = clips * _CODEC_FRAMES * size.height * size.width
-    return _CODEC_ARRAYS * pixels * channels * 4
+def codec(
+    config: CodecConfig, size: Size, clips: float, devices: int, platform: str
+) -> float:
+    """Bytes that coding the clips takes, by itself, where the network waits.
+
+    Args:
+      devices: that a clip's strips may be spread over.
+    """
+    vae = config.vae
+    side = vae.spatial_stride
+    height, width = size.height // side, size.width // side
+    halo = vae_strips.decoder_halo(vae.res_blocks, len(vae.dim_mult))
+    most = config.most_pixels or vae_strips.UNKNOWN
+    strips = vae_strips.plan(height, width, halo, most // side**2, devices)
+    part = strips.window / max(height, width) if strips else 1.0
+    channels = padded(vae.base_dim, platform)
+    pixels = clips * vae.temporal_stride * size.height * size.width
+    clip = clips * size.num_frames * size.height * size.width * 3
+    return 4 * (_CODEC_ARRAYS * part * pixels * channels + clip)
 
 
 def padded(channels: int, platform: str) -> int:

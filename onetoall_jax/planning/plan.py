@@ -300,7 +300,11 @@ class _Case:
 
     def temporary(self) -> Mapping[str, float]:
         platform, size = self.request.topology.platform, self.request.size
-        run = self.settings.training
+        run, config = self.settings.training, self.settings.codec
+        spread = math.prod(self.sizes[a] for a in (*rules.BATCH_AXES, "context"))
+        coding = 0.0
+        if config.kind == "wan_vae":
+            coding = memory.codec(config, size, self.clips, spread, platform)
         parts = 1 if self.request.sampler else run.optimizer.accumulation
         clips, context = self.clips / parts, self.sizes["context"]
         gathers = self.sizes["fsdp"] * context > 1
@@ -309,17 +313,13 @@ class _Case:
             text = self.settings.text
             rows = text.sampling_length or text.length
             return memory.sampling(
-                self.model, size, share, self.passes, rows, platform, self.wide
+                self.model, size, share, self.passes, rows, coding, self.wide
             )
-        made = dict(
-            memory.temporary(self.model, size, share, run.remat, platform, self.wide)
-        )
+        made = dict(memory.temporary(self.model, size, share, run.remat, self.wide))
         made["gradient"] = self.arguments["trained parameters"]
-        encoding = memory.codec(size, clips, platform)
         stored = bool(self.settings.data.get("latents"))
-        learned = self.settings.codec.kind == "wan_vae"
-        if encoding > sum(made.values()) and learned and not stored:
-            return {"encoding the clips": encoding}
+        if coding > sum(made.values()) and not stored:
+            return {"encoding the clips": coding}
         return made
 
     def sends(self) -> list[Collective]:

@@ -137,12 +137,15 @@ def sampling(settings: RunSettings, mesh: Mesh, shape: BatchShape) -> Program:
 def sampling_arguments(
     settings: RunSettings, mesh: Mesh | AbstractMesh, shape: BatchShape
 ) -> tuple[Mapping[str, Tree], tuple[Tree, ...]]:
-    """(kinds, arguments) of a sampled segment; its prompts fill all their rows."""
+    """(kinds, arguments) of a sampled segment; its prompts fill all their rows.
+
+    Parameters are as the release stores them, in the type that is computed with.
+    """
     codec = codecs.build(settings.codec, settings.model.patch)
     model, table = settings.model, rules.table(settings.mesh.rules)
     boxed = start.boxed(model)
     params = jax.tree.map(
-        lambda leaf, where: _array(leaf.shape, leaf.dtype, where),
+        lambda leaf, where: _array(leaf.shape, settings.training.dtype, where),
         nn.meta.unbox(boxed),
         rules.shardings(boxed, mesh, table),  # type: ignore[arg-type]
     )
