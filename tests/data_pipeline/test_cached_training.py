@@ -79,6 +79,7 @@ def test_training_with_stored_latents_gives_the_same_losses(
     assert worst <= bound
 
 
+@pytest.mark.slow
 def test_latents_of_the_vae_are_stored(config, tmp_path):
     """A VAE of random parameters, read from its folder as a trained one is."""
     values = dataclasses.asdict(run_of(config))
