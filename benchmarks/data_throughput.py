@@ -246,7 +246,7 @@ class Released(Drawer):
         self._box = _Nothing()  # type: ignore[assignment]
 
     def _limbs(self, *points: np.ndarray) -> None:
-        super()._limbs(*points, shades=np.arange(256))
+        super()._limbs(*points, shades=np.arange(256))  # type: ignore[misc]
         self._canvas[:] = (self._canvas * 0.6).astype(np.uint8)
 
 
@@ -364,7 +364,7 @@ def cores(
       cpu_seconds: of a clip in stage 2 by arm; what stage 1 costs of it follows from
         the shares.
     """
-    made = {}
+    made: dict[str, dict[str, float]] = {}
     for name, rates in RATES.items():
         made[name] = {}
         for arm, clips_a_second in zip(OURS, rates, strict=True):

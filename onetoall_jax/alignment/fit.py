@@ -40,7 +40,7 @@ def nearest_resize(
     made = np.empty((*before, len(rows), len(columns), channels), np.uint8)
     # A third of the time of numpy's indexing.
     for index in np.ndindex(*before):
-        moved = cv2.remap(pictures[index], places, None, cv2.INTER_NEAREST)
+        moved = cv2.remap(pictures[index], places, None, cv2.INTER_NEAREST)  # type: ignore[call-overload]
         made[index] = moved.reshape(made.shape[-3:])
     return made
 
