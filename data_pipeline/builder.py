@@ -12,7 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -56,17 +56,41 @@ class Clip:
     lossless: bool = True
 
 
+class Marks(NamedTuple):
+    """Frames of a clip that its footage's table names; without any, all will do.
+
+    Attributes:
+      starts: where windows begin.
+      references: what may stand beside them.
+    """
+
+    starts: tuple[int, ...] = ()
+    references: tuple[int, ...] = ()
+
+
+UNMARKED = Marks()
+
+
 @dataclasses.dataclass(frozen=True)
 class RowSizes:
-    """Sizes of every row of a split, all [n]: pixels, frames, frames a second."""
+    """Sizes of every row of a split, all [n]: pixels, frames, frames a second.
+
+    Attributes:
+      marks: of every row; () where no row has any.
+    """
 
     height: np.ndarray
     width: np.ndarray
     num_frames: np.ndarray
     fps: np.ndarray
+    marks: Sequence[Marks] = ()
 
     def __len__(self) -> int:
         return len(self.height)
+
+    def marked(self, row: int) -> Marks:
+        """Marks of a row."""
+        return self.marks[row] if len(self.marks) else UNMARKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +109,16 @@ class Coded:
     size: tuple[int, int]
     text_boxes: Sequence[Sequence[Sequence[float]]] = ()
     caption: str = ""
+    marks: Marks = UNMARKED
 
     def sizes(self) -> "Sizes":
         """The row's entry in the index."""
-        return (*self.size, len(self.frames), self.fps)
+        return (*self.size, len(self.frames), self.fps, self.marks)
 
 
 Shard = Callable[[], Iterable[Coded]]
-Sizes = tuple[int, int, int, float]  # height, width, frames, frames a second
+# Height, width, frames, frames a second, marks.
+Sizes = tuple[int, int, int, float, Marks]
 
 
 def code(picture: np.ndarray, lossless: bool) -> bytes:
@@ -344,6 +370,13 @@ def _check_files(folder: Path, split: str) -> None:
             )
 
 
+def _entry(row: Sequence[Any]) -> Sizes:
+    """A row of the index; those of older data sets have no marks."""
+    height, width, frames, fps, *marks = row
+    starts, references = marks[0] if marks else ((), ())
+    return height, width, frames, fps, Marks(tuple(starts), tuple(references))
+
+
 class Rows:
     """Random access to one split.
 
@@ -362,8 +395,13 @@ class Rows:
         if split not in index:
             raise UserError(f"{root} has no split {split!r}: it has {sorted(index)}.")
         _check_files(folder, split)
-        columns = zip(*index[split], strict=True)
-        self.sizes = RowSizes(*(np.array(c) for c in columns))
+        entries = list(map(_entry, index[split]))
+        height, width, frames, fps = (
+            np.array([e[i] for e in entries]) for i in range(4)
+        )
+        marks = [entry[4] for entry in entries]
+        known = marks if any(map(any, marks)) else ()
+        self.sizes = RowSizes(height, width, frames, fps, known)
         self._folder, self._split = str(folder), split
         self._source: Any = None
 

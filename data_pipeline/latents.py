@@ -70,7 +70,9 @@ class Layout:
     def windows(self, bucket: Bucket, row: int) -> list[Window]:
         """Those stored of a row in a bucket."""
         length, fps = int(self._sizes.num_frames[row]), float(self._sizes.fps[row])
-        return windows.stored(length, fps, bucket.num_frames, row, self._config)
+        config, sizes = self._config, self._sizes
+        marks = windows.marks(config, sizes, row)
+        return windows.stored(length, fps, bucket.num_frames, row, config, marks)
 
     def place(self, bucket: Bucket, row: int, number: int) -> int:
         """Number of a record."""
@@ -100,6 +102,7 @@ def identity(config: DataConfig, sizes: RowSizes) -> dict[str, Any]:
         "aspects": list(config.aspects),
         "num_frames": config.num_frames,
         "windows_per_clip": config.windows_per_clip,
+        "marked_frames": bool(len(sizes.marks)) and config.marked_frames,
         "zoomed": bool(config.augment.zoom),
         "same_picture": config.augment.same_picture,
         "released_pictures": config.augment.released_pictures,

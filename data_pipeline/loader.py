@@ -109,6 +109,7 @@ class Load:
             row,
             config,
             augment.draw(config.seed, batch.epoch, row),
+            windows.marks(config, self.sizes, row),
         )
         draws, reference = choice.draws, choice.reference
         shown = [reference] if self._latents else [*choice.window, reference]

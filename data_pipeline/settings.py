@@ -119,6 +119,8 @@ class DataConfig:
         Each costs a compiled program for each length and area.
       released_buckets: draw buckets as released, where the draws of one epoch are those
         of the epoch before moved on by one; else independently.
+      marked_frames: windows begin and references lie at the frames that the data set
+        marks, where it marks some; the release passes them over.
       num_frames: frames of a video sample; a clip too short becomes a picture.
       batch: clips of a global batch, over all hosts.
       seed: of order and all draws.
@@ -138,6 +140,7 @@ class DataConfig:
     resolutions: tuple[Resolution, ...] = (Resolution("512"),)
     aspects: tuple[float, ...] = ()
     released_buckets: bool = False
+    marked_frames: bool = True
     num_frames: int = 29
     batch: int = 8
     seed: int = 43

@@ -36,6 +36,8 @@ class Item:
       caption: what somebody said of it.
       text_boxes: for every frame of the file a list of boxes (x1, y1, x2, y2) in
         pixels, as text; None leaves them to a detector.
+      starts, references: frames of the file where windows begin, and that are taken
+        as references; () takes any.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Item:
     split: str | None = None
     caption: str = ""
     text_boxes: str | None = None
+    starts: tuple[int, ...] = ()
+    references: tuple[int, ...] = ()
 
     @property
     def is_picture(self) -> bool:

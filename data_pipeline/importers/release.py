@@ -99,6 +99,8 @@ class _Found:
             group=row["path"],
             caption=_text(row, "qwen_caption"),
             text_boxes=_text(row, "all_ocr_bbox") or "[]",
+            starts=_frames(row, "train_start_index"),
+            references=_frames(row, "refimg_index"),
         )
 
     def _pair(self, paths: list[str], told: Row, row: Row) -> None:
@@ -141,6 +143,27 @@ def _number(row: Row, name: str) -> float | None:
     if number is not None and not 0 <= number < _LARGEST:
         raise UserError(f"A table gives {text[:60]!r} as {name}: give a number.")
     return number
+
+
+def _frames(row: Row, name: str) -> tuple[int, ...]:
+    """Numbers of frames, as Python writes a list or one of them.
+
+    Raises:
+      UserError: something else.
+    """
+    text = _text(row, name)
+    try:
+        told = ast.literal_eval(text) if text else []
+        numbers = [
+            float(n) for n in (told if isinstance(told, list | tuple) else [told])
+        ]
+        if not all(n.is_integer() and 0 <= n < _LARGEST for n in numbers):
+            raise ValueError
+        return tuple(int(n) for n in numbers)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"A table gives {text[:60]!r} as {name}: give a list of frames."
+        ) from error
 
 
 def _size(row: Row) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from data_pipeline import builder
-from data_pipeline.builder import Coded, Sizes
+from data_pipeline.builder import Coded, Marks, Sizes
 from data_pipeline.drawing import draw_poses
 from data_pipeline.importers.footage import Item
 from data_pipeline.prepare import examine, survey
@@ -41,6 +41,7 @@ class Task(NamedTuple):
 def paths(work: Path, config: PrepareConfig, task: Task) -> list[Path]:
     """Files of a task's rows, named after what they are made of."""
     how = [config.short_side, config.canvas_side, config.lossless, task.caption]
+    how += [list(task.item.starts), list(task.item.references)]
     items = [task.item, *([task.source] if task.source else [])]
     notes = [examine.note_of(work, config, item).name for item in items]
     key = hashlib.sha256(json.dumps([how, notes]).encode()).hexdigest()[:24]
@@ -89,7 +90,12 @@ def read(path: Path) -> Coded:
             (int(stored["size"][0]), int(stored["size"][1])),
             json.loads(str(stored["text_boxes"])),
             str(stored["caption"]),
+            _marks(stored),
         )
+
+
+def _marks(stored: Mapping[str, np.ndarray]) -> Marks:
+    return Marks(*(tuple(stored[n].tolist()) for n in ("starts", "references")))
 
 
 def _split(data: bytes, lengths: np.ndarray) -> list[bytes]:
@@ -104,6 +110,8 @@ def _write(path: Path, row: Coded) -> None:
         "size": np.array(row.size),
         "text_boxes": np.array(json.dumps(row.text_boxes)),
         "caption": np.array(row.caption),
+        "starts": np.array(row.marks.starts, np.int64),
+        "references": np.array(row.marks.references, np.int64),
     }
     for name, parts in (("frames", row.frames), ("poses", row.poses)):
         arrays[name] = np.frombuffer(b"".join(parts), np.uint8)
@@ -115,7 +123,8 @@ def _sizes(path: Path) -> Sizes | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             height, width = (int(v) for v in stored["size"])
-            return height, width, len(stored["frames_bytes"]), float(stored["fps"])
+            frames, fps = len(stored["frames_bytes"]), float(stored["fps"])
+            return height, width, frames, fps, _marks(stored)
     except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
         return None  # see `examine.read`
 
@@ -139,7 +148,16 @@ def _rows(work: Path, config: PrepareConfig, task: Task) -> Iterator[Coded]:
             raise UserError(f"{item.files[0]} has changed since it was looked at.")
         points = place.points(_keypoints(item, seen, first, end)[numbers - first])
         boxes = [place.boxes(seen.text[i]) for i in numbers] if seen.text else []
-        yield _row(config, coded, place, points, seen.fps, boxes, item.caption)
+        made = _row(config, coded, place, points, seen.fps, boxes, item.caption)
+        named = (item.starts, item.references)
+        marks = Marks(*(tuple(places(numbers, frames)) for frames in named))
+        yield dataclasses.replace(made, marks=marks)
+
+
+def places(numbers: np.ndarray, frames: Sequence[int]) -> list[int]:
+    """Where in a clip of a file's frames `numbers` those named lie; others are none."""
+    found = (np.flatnonzero(numbers == frame) for frame in frames)
+    return [int(where[0]) for where in found if len(where)]
 
 
 def _pair(work: Path, config: PrepareConfig, task: Task) -> Iterator[Coded]:

@@ -59,6 +59,7 @@ RELEASE: Mapping[str, Any] = {
     },
     "data": {
         "released_buckets": True,
+        "marked_frames": False,
         "augment": {"change_every_frame": True, "released_pictures": True},
     },
 }

@@ -7,8 +7,8 @@ import pytest
 
 from data_pipeline import augment, buckets, enhance, plan, windows
 from data_pipeline.buckets import Bucket
-from data_pipeline.builder import RowSizes
-from data_pipeline.settings import DataConfig, Resolution, stage_defaults
+from data_pipeline.builder import Marks, RowSizes
+from data_pipeline.settings import AugmentConfig, DataConfig, Resolution, stage_defaults
 from onetoall_jax.errors import UserError
 
 COUNT = 20_000
@@ -128,6 +128,35 @@ def test_windows_and_references_are_uniform(draws):
         outside = [i for i in range(1, 30) if not start <= i <= start + 24]
         met = [outside.index(ref) for window, ref in chosen if window[0] == start]
         assert_uniform(f"reference beside {start}", met, 4)
+
+
+def test_marked_frames_are_where_windows_begin_and_references_lie(draws):
+    # 32 frames a second: every second frame. 30 + 2 * 8 would end behind the clip.
+    marks = Marks((2, 5, 9, 30, 36), (0, 7, 25, 39))
+    chosen = [windows.choose_frames(40, 32.0, 9, d, marks) for d in draws]
+    assert {tuple(window) for window, _ in chosen} == {
+        tuple(range(5, 22, 2)), tuple(range(9, 26, 2))
+    }  # fmt: skip
+    assert_uniform("start", [(window[0] - 5) // 4 for window, _ in chosen], 2)
+    for start, outside in ((5, [0, 25, 39]), (9, [0, 7, 39])):
+        met = [outside.index(ref) for window, ref in chosen if window[0] == start]
+        assert_uniform(f"reference beside {start}", met, 3)
+    # None that fits: as without marks; a single reference inside stays the reference.
+    late = Marks((36,), (12,))
+    found = [windows.choose_frames(40, 32.0, 9, d, late) for d in draws[:50]]
+    assert {reference for _, reference in found} == {12}
+    plain = [windows.choose_frames(40, 32.0, 9, d)[0] for d in draws[:50]]
+    assert [window for window, _ in found] == plain
+
+
+def test_stored_windows_begin_at_marked_frames():
+    config = DataConfig(windows="cached", augment=AugmentConfig.none())
+    made = windows.stored(40, 16.0, 9, 0, config, Marks((3, 8, 12)))
+    assert [w.frames[0] for w in made] == [3, 8, 12]
+    sizes = RowSizes(*np.ones((4, 1), int), marks=(Marks((3,)),))
+    assert windows.marks(config, sizes, 0) == Marks((3,))
+    released = dataclasses.replace(config, marked_frames=False)
+    assert windows.marks(released, sizes, 0) == Marks()
 
 
 def test_masks_are_uniform_within_their_bounds(draws):

@@ -265,11 +265,12 @@ def released(root):
         pose_file(root / "img" / f"{name}_pose.npy", points[name])
     boxes = [[[1.5, 2, 9, 8]] if i == 6 else [] for i in range(40)]
     video = ["path", "pose_path", "height", "width", "num_frames", "fps",
-             "start_frame", "end_frame", "all_ocr_bbox", "qwen_caption"]  # fmt: skip
+             "start_frame", "end_frame", "all_ocr_bbox", "qwen_caption",
+             "train_start_index", "refimg_index"]  # fmt: skip
     row = ["/data/x/videos/a.mp4", "videos/a.npy", HEIGHT, WIDTH, 40, 16.0, 4, 20,
-           str(boxes), "a person dances"]  # fmt: skip
+           str(boxes), "a person dances", "[2, 4, 11]", 7]  # fmt: skip
     gone = ["videos/gone.mp4", "videos/gone.npy", HEIGHT, WIDTH, 40, 16.0, "nan", "",
-            "nan", ""]  # fmt: skip
+            "nan", "", "", ""]  # fmt: skip
     table(root / "opensource_data_vid.csv", video, [row, gone])
     still = ["path", "target_path", "pose_path", "height", "width", "aspect_ratio",
              "resolution", "qwen_caption", "text"]  # fmt: skip
@@ -293,6 +294,9 @@ def test_released_tables_become_clips_and_pairs(tmp_path):
     rows = builder.Rows(tmp_path / "out", "train")
     # The release lets a clip go on for two seconds: from 4 to min(20 + 2 * 16, 40).
     assert rows.sizes.num_frames.tolist() == [36, 2]
+    # Frames of the file; the clip begins at the fourth.
+    assert rows.sizes.marked(0) == builder.Marks((0, 7), (3,))
+    assert rows.sizes.marked(1) == builder.Marks()
     whole = rows.read(0, [0, 2, 35])
     assert whole.caption == "a person dances"
     assert whole.text_boxes == [[], [[1.5, 2, 9, 8]], []]
@@ -319,7 +323,7 @@ def test_of_the_combined_table_groups_give_all_their_pairs(tmp_path):
     pairs = str([entry, back])
     with pytest.raises(ValueError, match="malformed"):
         ast.literal_eval(pairs)  # a table written by pandas holds bare nan
-    group = ["image_02800", "", HEIGHT, WIDTH, 1, "", "", "", "", "", pairs]
+    group = ["image_02800", "", HEIGHT, WIDTH, 1, *[""] * 7, pairs]
     table(tmp_path / "combined_imgvid_dataset.csv", [*video, "img_pairs"],
           [group, [*row, ""]])  # fmt: skip
     found = layouts.read("onetoall", tmp_path)
