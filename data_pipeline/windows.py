@@ -182,7 +182,9 @@ def choose(
     A clip that gives one frame takes its reference from another stored window, since it
     may become the target.
     """
-    chances = config.augment
+    chances, windows = config.augment, []
+    if config.windows == CACHED:
+        windows = stored(length, fps, num_frames, row, config, marks)
     if length <= PICTURE_FRAMES:
         window = [_target(length, config)]
         found: Choice = Choice(window, length - 1, None, draws)
@@ -190,14 +192,12 @@ def choose(
         pair = choose_frames(length, fps, num_frames, draws, marks)
         found = Choice(*pair, None, draws)
     else:
-        windows = stored(length, fps, num_frames, row, config, marks)
         frames = marks.references or _candidates(length, fps, num_frames)[0]
         found = _among(windows, frames, num_frames, config, draws)
     if draws.first < chances.reference_first:
         found = dataclasses.replace(found, reference=found.window[0])
     if config.windows == ANY:
         return found
-    windows = stored(length, fps, num_frames, row, config, marks)
     return _numbered(found, windows, length, num_frames, row, config)
 
 
