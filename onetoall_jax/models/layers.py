@@ -191,6 +191,30 @@ class LayerNorm(nn.Module):
         )
 
 
+class Moments(NamedTuple):
+    """Mean and variance of every group, at each of its channels [B,1,..,1,C].
+
+    Attributes:
+      frames: how many they were taken of.
+    """
+
+    frames: jax.Array
+    mean: jax.Array
+    variance: jax.Array
+
+    def joined(self) -> "Moments":
+        """Of all frames, where every field is a stack over parts of them."""
+        frames = self.frames.sum()
+        share = self.frames / frames
+
+        def total(x: jax.Array) -> jax.Array:
+            return jnp.tensordot(share, x, 1)
+
+        mean = total(self.mean)
+        apart = jnp.square(self.mean - mean)
+        return Moments(frames, mean, total(self.variance + apart))
+
+
 class GroupNorm(nn.Module):
     """Norm over groups of channels and every axis but the first; statistics in float32.
 
@@ -208,23 +232,40 @@ class GroupNorm(nn.Module):
     columns: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+        """Normalised by the moments of x, or of a clip that x is a part of."""
         shape = (x.shape[-1] // self.columns,)
         scale = self.param("scale", named(nn.initializers.ones, axes.NORM), shape)
         bias = self.param("bias", named(nn.initializers.zeros, axes.NORM), shape)
         scale, bias = (
             jnp.tile(v.astype(jnp.float32), self.columns) for v in (scale, bias)
         )
-        wide = x.astype(jnp.float32)
-        centred = wide - self._mean(wide)
-        variance = self._mean(jnp.square(centred))
-        y = centred * jax.lax.rsqrt(variance + self.eps)
+        if moments is None:
+            moments = self.moments(x)
+        centred = x.astype(jnp.float32) - moments.mean
+        y = centred * jax.lax.rsqrt(moments.variance + self.eps)
         return (y * scale + bias).astype(self.dtype)
 
-    def _mean(self, x: jax.Array) -> jax.Array:
+    @nn.nowrap
+    def moments(self, x: jax.Array, counts: jax.Array | None = None) -> Moments:
+        """Of x [B,F,..,C]; counts [F] of 0 and 1 leave frames out."""
+        wide = x.astype(jnp.float32)
+        mean = self._mean(wide, counts)
+        variance = self._mean(jnp.square(wide - mean), counts)
+        frames = (
+            jnp.asarray(x.shape[1], jnp.float32) if counts is None else counts.sum()
+        )
+        return Moments(frames, mean, variance)
+
+    def _mean(self, x: jax.Array, counts: jax.Array | None) -> jax.Array:
         """Mean of each group, at each of its channels: [B,1,..,1,C]."""
         over = tuple(range(1, x.ndim - 1))
-        each = jnp.mean(x, axis=over, keepdims=True)
+        if counts is None:
+            each = jnp.mean(x, axis=over, keepdims=True)
+        else:
+            weights = jnp.reshape(counts, (-1, *[1] * (x.ndim - 2))) / counts.sum()
+            frames = jnp.mean(x, axis=over[1:], keepdims=True)
+            each = jnp.sum(frames * weights, axis=1, keepdims=True)
         sizes = {"k": self.columns, "g": self.groups}
         group = reduce(each, "b ... (k g c) -> b ... 1 g 1", "mean", **sizes)
         size = x.shape[-1] // self.columns // self.groups

@@ -345,7 +345,7 @@ class Model:
             return None
         # Two calls: the norms pool over time, and the reference is no part of the clip.
         grids = [
-            _run(self.part.pose, params["pose_resnet"], p)
+            pose_resnet.grid(self.part.pose, params["pose_resnet"], p)
             for p in (reference_pose, pose)
         ]
         return _shared_out(pose_resnet.to_tokens(jnp.concatenate(grids, axis=1)))

@@ -1,6 +1,5 @@
 """The passes of guidance through one model: what several need is computed once."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -80,20 +79,22 @@ def velocities(
         feature = _for_each([features[row.reference] for row in rows], axis=1)
         made = model.velocity(params, x, t, given, feature, flags)
         return jnp.split(made, count)
-    begin = _Begun(model, params, latents, timestep, rows, given, features, context)
-    return [
-        model.rest(
-            params, *begin(row), given=given[i], features=features[row.reference]
+    begin = _Begun(model, params, latents, timestep, features, context)
+    done: list[jax.Array] = []
+    for row, conditions in zip(rows, given, strict=True):
+        stream, begun = begin(row, conditions, done[-1] if done else None)
+        feature = features[row.reference]
+        done.append(
+            model.rest(params, stream, begun, given=conditions, features=feature)
         )
-        for i, row in enumerate(rows)
-    ]
+    return done
 
 
 class _Begun:
     """First blocks of the passes of one step.
 
     The first attention reads the reference alone, the rest of the blocks before the
-    pose lands the prompt too.
+    pose lands the prompt too. The first pass with a name stands for all with that name.
     """
 
     def __init__(
@@ -102,43 +103,47 @@ class _Begun:
         params: Params,
         latents: jax.Array,
         timestep: jax.Array,
-        rows: Sequence[Pass],
-        given: Sequence[Any],
         features: Mapping[str, jax.Array | None],
         context: jax.Array | None,
     ):
-        # The first pass with a name stands for all with that name.
-        by_names: dict[tuple[str, str | None], Any] = {}
-        for row, conditions in zip(rows, given, strict=True):
-            by_names.setdefault((row.reference, row.text), conditions)
-            by_names.setdefault((row.reference, None), conditions)
+        self._model, self._params, self._features = model, params, features
+        self._latents, self._timestep, self._context = latents, timestep, context
+        self._streams: dict[str, Any] = {}
+        self._attended: dict[str, jax.Array] = {}
+        self._begun: dict[tuple[str, str], Any] = {}
 
-        @functools.cache
-        def stream(reference: str) -> Any:
-            own = by_names[reference, None]
-            return model.embed(params, latents, timestep, own, context)
+    def __call__(
+        self, row: Pass, given: Any, done: jax.Array | None
+    ) -> tuple[Any, Any]:
+        """(stream, outputs of the blocks before the pose, or None without them).
 
-        @functools.cache
-        def attended(reference: str) -> jax.Array:
-            return model.first_attention(params, stream(reference), features[reference])
+        Args:
+          done: what the pass before made. Nothing of this pass begins earlier: a
+            compiler would weave the passes together and need the memory of all.
+        """
 
-        @functools.cache
-        def begun(reference: str, text: str) -> Any:
-            return model.before_pose(
-                params,
-                stream(reference),
-                by_names[reference, text],
-                features[reference],
-                attended(reference),
+        def after(x: Any) -> Any:
+            return x if done is None else jax.lax.optimization_barrier((done, x))[1]
+
+        model, params, name = self._model, self._params, row.reference
+        if name not in self._streams:
+            latents = after(self._latents)
+            self._streams[name] = model.embed(
+                params, latents, self._timestep, given, self._context
             )
-
-        self._has_pose = model.cfg.pose_layers > 0
-        self._stream, self._begun = stream, begun
-
-    def __call__(self, row: Pass) -> tuple[Any, Any]:
-        """(stream, outputs of the blocks before the pose, or None without them)."""
-        begun = self._begun(row.reference, row.text) if self._has_pose else None
-        return self._stream(row.reference), begun
+        stream = self._streams[name]
+        stream = stream._replace(x=after(stream.x))
+        if not model.cfg.pose_layers:
+            return stream, None
+        feature, names = self._features[name], (name, row.text)
+        if name not in self._attended:
+            self._attended[name] = model.first_attention(params, stream, feature)
+        if names not in self._begun:
+            attended = after(self._attended[name])
+            self._begun[names] = model.before_pose(
+                params, stream, given, feature, attended
+            )
+        return stream, after(self._begun[names])
 
 
 def _names(rows: Sequence[Pass], kind: str) -> list[str]:

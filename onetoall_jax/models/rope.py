@@ -43,13 +43,12 @@ class Rope:
         Source: section 5 of the model: tables in float64, rotation here in float32.
         """
         cos, sin = self._tables(time)
-        pairs = rearrange(x.astype(jnp.float32), "b t n (k two) -> b t n k two", two=2)
-        a, b = pairs[..., 0], pairs[..., 1]
-        turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
-        return rearrange(turned, "b t n k two -> b t n (k two)").astype(x.dtype)
+        pairs = rearrange(x, "b t n (k two) -> b t n k two", two=2)
+        swapped = rearrange(pairs[..., ::-1], "b t n k two -> b t n (k two)")
+        return (x * cos + swapped * sin).astype(x.dtype)
 
     def _tables(self, time: bool) -> tuple[jax.Array, jax.Array]:
-        """cos and sin [T,1,K/2]; small tables per axis, broadcast when traced."""
+        """Of each channel and of its neighbour, [T,1,K]; broadcast when traced."""
         f, h, w = self.grid
         side = 2 * (self.head_dim // 6)
         widths = (self.head_dim - 2 * side, side, side)
@@ -61,8 +60,15 @@ class Rope:
         if not time:
             angles[0] = np.zeros_like(angles[0])
 
-        def spread(fn) -> jax.Array:
-            t, y, x = (jnp.asarray(fn(a).astype(np.float32)) for a in angles)
+        def spread(first: np.ufunc, second: np.ufunc, sign: int) -> jax.Array:
+            t, y, x = (
+                jnp.asarray(
+                    np.stack([sign * first(a), second(a)], axis=-1)
+                    .reshape(len(a), -1)
+                    .astype(np.float32)
+                )
+                for a in angles
+            )
             table = jnp.concatenate(
                 [
                     jnp.broadcast_to(t[:, None, None], (f, h, w, t.shape[-1])),
@@ -74,7 +80,8 @@ class Rope:
             return rearrange(table, "f h w k -> (f h w) 1 k")
 
         cos, sin = (
-            jnp.tile(spread(fn), (self.copies, 1, 1)) for fn in (np.cos, np.sin)
+            jnp.tile(table, (self.copies, 1, 1))
+            for table in (spread(np.cos, np.cos, 1), spread(np.sin, np.sin, -1))
         )
         if self.padding:
             width = ((0, self.padding), (0, 0), (0, 0))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import enum
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +26,7 @@ from onetoall_jax.models.vae_layers import (
 )
 
 Params = Any
+Narrow = Callable[[jax.Array], jax.Array]
 
 # Per-channel mean and standard deviation of Wan 2.1's latents, in channel order.
 WAN_MEAN = (
@@ -62,17 +65,28 @@ class VAEConfig:
         return 2 ** sum(self.down_in_time)
 
     @property
+    def single_level(self) -> int:
+        """Level of the decoder from which on frames do not multiply."""
+        return len(self.dim_mult) - [*self.down_in_time, True].index(True) - 1
+
+    @property
     def spatial_stride(self) -> int:
         """Pixels in a latent pixel, each way."""
         return 2 ** (len(self.dim_mult) - 1)
 
 
-class Part(enum.Enum):
-    """Of encoder and decoder: the centre sees whole frames, the levels see nearby."""
+class Part(enum.Flag):
+    """Of encoder and decoder.
 
-    WHOLE = enum.auto()
-    LEVELS = enum.auto()
+    The centre sees whole frames; levels see nearby pixels, those that change the number
+    of frames several frames at once and the others, among them the largest, one.
+    """
+
     CENTRE = enum.auto()
+    TIME = enum.auto()
+    FRAME = enum.auto()
+    LEVELS = TIME | FRAME
+    WHOLE = CENTRE | LEVELS
 
 
 class _Middle(nn.Module):
@@ -121,33 +135,38 @@ class Encoder(nn.Module):
     cfg: VAEConfig
     dtype: jnp.dtype = jnp.float32
 
+    PARTS = (Part.FRAME, Part.TIME, Part.CENTRE)
+
     @nn.compact
     def __call__(
         self, x: jax.Array, memory: Memory, part: Part = Part.WHOLE
     ) -> jax.Array:
         """x [B,F,H,W,3], one or `temporal_stride` frames -> [B,1,h,w,2 z_dim]."""
-        if part is not Part.CENTRE:
-            x = self._levels(x, memory)
-        if part is Part.LEVELS:
-            return x
-        x = _Middle(self.dtype, name="mid")(x, memory)
-        self.sow("intermediates", "after_mid", x)
-        x = silu(PixelNorm(self.dtype, name="norm_out")(x))
-        width = 2 * self.cfg.z_dim
-        return CausalConv(width, dtype=self.dtype, name="conv_out")(x, memory)
-
-    def _levels(self, x: jax.Array, memory: Memory) -> jax.Array:
         cfg, dtype = self.cfg, self.dtype
-        x = CausalConv(cfg.base_dim, dtype=dtype, name="conv_in")(x, memory)
-        self.sow("intermediates", "after_conv_in", x)
-        for i, mult in enumerate(cfg.dim_mult):
+        single = [*cfg.down_in_time, True].index(True)
+        if Part.FRAME in part:
+            x = CausalConv(cfg.base_dim, dtype=dtype, name="conv_in")(x, memory)
+            self.sow("intermediates", "after_conv_in", x)
+            x = self._levels(x, memory, range(single))
+        if Part.TIME in part:
+            x = self._levels(x, memory, range(single, len(cfg.dim_mult)))
+        if Part.CENTRE in part:
+            x = _Middle(dtype, name="mid")(x, memory)
+            self.sow("intermediates", "after_mid", x)
+            x = silu(PixelNorm(dtype, name="norm_out")(x))
+            x = CausalConv(2 * cfg.z_dim, dtype=dtype, name="conv_out")(x, memory)
+        return x
+
+    def _levels(self, x: jax.Array, memory: Memory, which: range) -> jax.Array:
+        cfg = self.cfg
+        for i in which:
             down = i < len(cfg.dim_mult) - 1
             level = _EncoderLevel(
-                cfg.base_dim * mult,
+                cfg.base_dim * cfg.dim_mult[i],
                 cfg.res_blocks,
                 down,
                 down and cfg.down_in_time[i],
-                dtype,
+                self.dtype,
                 name=f"level_{i}",
             )
             x = level(x, memory)
@@ -160,31 +179,45 @@ class Decoder(nn.Module):
     cfg: VAEConfig
     dtype: jnp.dtype = jnp.float32
 
+    PARTS = (Part.CENTRE, Part.TIME, Part.FRAME)
+
     @nn.compact
     def __call__(
         self, x: jax.Array, memory: Memory, part: Part = Part.WHOLE
     ) -> jax.Array:
         """x [B,1,h,w,z_dim] -> [B,F,H,W,3], one frame or `temporal_stride` of them."""
-        if part is not Part.LEVELS:
-            width = self.cfg.base_dim * self.cfg.dim_mult[-1]
-            x = CausalConv(width, dtype=self.dtype, name="conv_in")(x, memory)
-            x = _Middle(self.dtype, name="mid")(x, memory)
-            self.sow("intermediates", "after_mid", x)
-        return x if part is Part.CENTRE else self._levels(x, memory)
-
-    def _levels(self, x: jax.Array, memory: Memory) -> jax.Array:
         cfg, dtype = self.cfg, self.dtype
+        single = cfg.single_level
+        if Part.CENTRE in part:
+            width = cfg.base_dim * cfg.dim_mult[-1]
+            x = CausalConv(width, dtype=dtype, name="conv_in")(x, memory)
+            x = _Middle(dtype, name="mid")(x, memory)
+            self.sow("intermediates", "after_mid", x)
+        if Part.TIME in part:
+            x = self._levels(x, memory, range(single))
+        if Part.FRAME in part:
+            x = self._levels(x, memory, range(single, len(cfg.dim_mult)))
+            x = silu(PixelNorm(dtype, name="norm_out")(x))
+            x = CausalConv(3, dtype=dtype, name="conv_out")(x, memory)
+        return x
+
+    def _levels(self, x: jax.Array, memory: Memory, which: range) -> jax.Array:
+        cfg = self.cfg
         widths = [cfg.base_dim * mult for mult in reversed(cfg.dim_mult)]
         in_time = (*reversed(cfg.down_in_time), False)
-        for i, width in enumerate(widths):
+        for i in which:
             up = i < len(widths) - 1
             level = _DecoderLevel(
-                width, cfg.res_blocks + 1, up, in_time[i], dtype, name=f"level_{i}"
+                widths[i],
+                cfg.res_blocks + 1,
+                up,
+                in_time[i],
+                self.dtype,
+                name=f"level_{i}",
             )
             x = level(x, memory)
             self.sow("intermediates", f"after_level_{i}", x)
-        x = silu(PixelNorm(dtype, name="norm_out")(x))
-        return CausalConv(3, dtype=dtype, name="conv_out")(x, memory)
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,11 +268,11 @@ class VAE:
     def _encoded(self, params: Params, frames: jax.Array) -> jax.Array:
         stride, side = self.cfg.temporal_stride, self.cfg.spatial_stride
         halo = vae_strips.encoder_halo(self.cfg.res_blocks, len(self.cfg.dim_mult))
-        strips = self._strips(frames, side, halo)
+        strips = self._strips(frames, side, halo, halo)
         if strips is None:
             return self._chunks(Encoder, params, frames, stride)
 
-        def levels(strip: jax.Array) -> jax.Array:
+        def levels(strip: jax.Array, _: jax.Array) -> jax.Array:
             return self._chunks(Encoder, params, strip, stride, Part.LEVELS)
 
         whole = vae_strips.run(levels, frames, strips, side, 1)
@@ -263,18 +296,27 @@ class VAE:
         return jnp.clip(self._decoded(params["decoder"], z), -1, 1)
 
     def _decoded(self, params: Params, z: jax.Array) -> jax.Array:
-        halo = vae_strips.decoder_halo(self.cfg.res_blocks, len(self.cfg.dim_mult))
-        strips = self._strips(z, 1, halo)
+        sizes, single = (
+            (self.cfg.res_blocks, len(self.cfg.dim_mult)),
+            self.cfg.single_level,
+        )
+        halo = vae_strips.decoder_halo(*sizes)
+        strips = self._strips(z, 1, halo, vae_strips.decoder_halo(*sizes, single))
         if strips is None:
             return self._chunks(Decoder, params, z, 1)
 
-        def levels(strip: jax.Array) -> jax.Array:
-            return self._chunks(Decoder, params, strip, 1, Part.LEVELS)
+        def levels(strip: jax.Array, begin: jax.Array) -> jax.Array:
+            def narrow(x: jax.Array) -> jax.Array:
+                return vae_strips.narrowed(x, begin, strips, 2**single)
+
+            return self._chunks(Decoder, params, strip, 1, Part.LEVELS, narrow)
 
         centre = self._chunks(Decoder, params, z, 1, Part.CENTRE)
         return vae_strips.run(levels, centre, strips, 1, self.cfg.spatial_stride)
 
-    def _strips(self, x: jax.Array, scale: int, halo: int) -> vae_strips.Strips | None:
+    def _strips(
+        self, x: jax.Array, scale: int, halo: int, last_halo: int
+    ) -> vae_strips.Strips | None:
         """Strips of x [B,F,H,W,C], where `scale` rows are a latent row."""
         height, width = x.shape[2] // scale, x.shape[3] // scale
         most = self.most_pixels
@@ -285,7 +327,7 @@ class VAE:
             most //= self.cfg.spatial_stride**2
         # Devices that have no clip of their own may take a strip.
         idle = axes.shards(axes.STRIPS) // len(x)
-        return vae_strips.plan(height, width, halo, most, idle)
+        return vae_strips.plan(height, width, halo, last_halo, most, idle)
 
     def _constants(self) -> tuple[np.ndarray, np.ndarray]:
         mean, std = (np.asarray(v, np.float32) for v in (self.cfg.mean, self.cfg.std))
@@ -296,10 +338,38 @@ class VAE:
         network: type[Encoder] | type[Decoder],
         params: Params,
         x: jax.Array,
-        past: tuple[jax.Array, ...] | None,
+        past: tuple | None,
         part: Part = Part.WHOLE,
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """One chunk: (output, what the next chunk needs)."""
+        narrow: Narrow | None = None,
+    ) -> tuple[jax.Array, tuple]:
+        """One chunk: (output, what the next chunk needs of each part).
+
+        Args:
+          narrow: cuts what the single frames do not need, just before them.
+        """
+        kept = []
+        for i, one in enumerate(p for p in network.PARTS if p in part):
+            before = None if past is None else past[i]
+            if narrow is not None and one is Part.FRAME:
+                x = narrow(x)
+            # The largest levels hold one frame at a time.
+            frames = x.shape[1] if one is Part.FRAME else 1
+            if before is None or frames == 1:
+                x, after = self._once(network, params, x, before, one)
+            else:
+                run = functools.partial(self._once, network, params, part=one)
+                x, after = _scan(run, x, before, 1)
+            kept.append(after)
+        return x, tuple(kept)
+
+    def _once(
+        self,
+        network: type[Encoder] | type[Decoder],
+        params: Params,
+        x: jax.Array,
+        past: tuple | None,
+        part: Part,
+    ) -> tuple[jax.Array, tuple]:
         memory = Memory(past)
         net = network(self.cfg, self.dtype)
         y = net.apply({"params": params}, x, memory, part)
@@ -312,21 +382,33 @@ class VAE:
         x: jax.Array,
         length: int,
         part: Part = Part.WHOLE,
+        narrow: Narrow | None = None,
     ) -> jax.Array:
         """The first frame alone, then chunks of `length` under one scan."""
         x = x.astype(self.dtype)
-        y, past = self.chunk(network, params, x[:, :1], None, part)
-        rest = x[:, 1:]
-        if not rest.shape[1]:
-            return y
-        chunks = rearrange(rest, "b (i f) h w c -> i b f h w c", f=length)
+        first, past = self.chunk(network, params, x[:, :1], None, part, narrow)
+        if x.shape[1] == 1:
+            return first
+        run = functools.partial(self.chunk, network, params, part=part, narrow=narrow)
+        rest, _ = _scan(run, x[:, 1:], past, length)
+        return jnp.concatenate([first, rest], axis=1)
 
-        def step(past: tuple, one: jax.Array) -> tuple[tuple, jax.Array]:
-            out, kept = self.chunk(network, params, one, past, part)
-            return kept, out
 
-        _, outs = jax.lax.scan(step, past, chunks)
-        return jnp.concatenate([y, rearrange(outs, "i b f ... -> b (i f) ...")], axis=1)
+def _scan(
+    fn: Callable[[jax.Array, tuple], tuple[jax.Array, tuple]],
+    x: jax.Array,
+    past: tuple,
+    length: int,
+) -> tuple[jax.Array, tuple]:
+    """fn of chunks of `length` frames of x, each given what the one before kept."""
+
+    def step(past: tuple, one: jax.Array) -> tuple[tuple, jax.Array]:
+        y, kept = fn(one, past)
+        return kept, y
+
+    chunks = rearrange(x, "b (i f) h w c -> i b f h w c", f=length)
+    kept, made = jax.lax.scan(step, past, chunks)
+    return rearrange(made, "i b f ... -> b (i f) ..."), kept
 
 
 def _quant(features: int, dtype: jnp.dtype = jnp.float32) -> CausalConv:

@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from onetoall_jax.models import pose_resnet
 from onetoall_jax.models.pose_resnet import PoseResNet
 from onetoall_jax.models.settings import ModelConfig
 
@@ -50,3 +53,24 @@ def test_a_level_holds_as_many_columns_as_fill_the_lanes(plain):
     assert net._columns(760) == [8, 4, 2, 1, 1]
     assert PoseResNet(SIZE, lanes=127)._columns(768) == [8, 4, 2, 1, 1]
     assert PoseResNet(SIZE)._columns(768) == [1] * 5
+
+
+@pytest.mark.parametrize("frames, lanes", [(5, 1), (9, 40)])
+def test_sweeps_over_a_large_clip_give_what_the_whole_gives(plain, frames, lanes):
+    params, _ = plain
+    pose = np.random.default_rng(3).uniform(-1, 1, (2, frames, 16, 16, 3)).astype("f4")
+    net = PoseResNet(SIZE, lanes=lanes)
+    whole = jax.jit(net.apply)(params, pose)
+    swept = jax.jit(net.in_sweeps)(params["params"], pose)
+    np.testing.assert_allclose(swept, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_large_clip_goes_in_sweeps_unless_it_is_trained(plain, monkeypatch):
+    params, _ = plain
+    monkeypatch.setattr(pose_resnet, "_WHOLE", POSE[..., 0].size - 1)
+
+    def loops(remat):
+        run = functools.partial(pose_resnet.grid, PoseResNet(SIZE, remat=remat))
+        return str(jax.make_jaxpr(run)(params["params"], POSE)).count("scan[")
+
+    assert loops(remat=False) == 3 * len(SIZE.pose_strides) and loops(remat=True) == 0

@@ -54,12 +54,14 @@ def test_surroundings_by_hand():
     assert vae_strips.encoder_halo(res_blocks=1, levels=2) == 4
     # The released VAE.
     assert vae_strips.decoder_halo(res_blocks=2, levels=4) == 13
+    # Its last two levels: 7 pixels, 4 before they double, 10 of which 4 are a latent.
+    assert vae_strips.decoder_halo(res_blocks=2, levels=4, first=2) == 3
     assert vae_strips.encoder_halo(res_blocks=2, levels=4) == 9
 
 
 def test_strips_cover_all_rows_and_stay_inside():
     for rows, count, halo in [(72, 2, 13), (50, 3, 7), (41, 5, 4), (20, 9, 1)]:
-        strips = vae_strips.cut(2, rows, count, halo)
+        strips = vae_strips.cut(2, rows, count, halo, halo // 2)
         covered = {r for s in strips.starts for r in range(s, s + strips.own)}
         assert covered == set(range(rows))
         for start, window in zip(strips.starts, strips.windows, strict=True):
@@ -67,14 +69,19 @@ def test_strips_cover_all_rows_and_stay_inside():
             assert 0 <= window and end <= rows
             assert window == 0 or start - window >= halo
             assert end == rows or end - (start + strips.own) >= halo
+        for start, inside in zip(strips.starts, strips.insides, strict=True):
+            end = inside + strips.narrow
+            assert 0 <= inside and end <= rows
+            assert inside == 0 or start - inside >= halo // 2
+            assert end == rows or end - (start + strips.own) >= halo // 2
 
 
 def test_large_frames_are_cut_along_their_longer_side():
-    assert vae_strips.plan(72, 128, 13, (1 << 20) // 64, 1) is None
-    full_hd = vae_strips.plan(136, 240, 13, (1 << 20) // 64, 1)
+    assert vae_strips.plan(72, 128, 13, 3, (1 << 20) // 64, 1) is None
+    full_hd = vae_strips.plan(136, 240, 13, 3, (1 << 20) // 64, 1)
     assert full_hd.axis == 3 and full_hd.window * 136 <= (1 << 20) // 64
     assert len(full_hd.starts) == 3
-    assert vae_strips.plan(72, 128, 13, None, 8).own == 16
+    assert vae_strips.plan(72, 128, 13, 3, None, 8).own == 16
 
 
 @functools.cache
