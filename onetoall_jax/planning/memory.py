@@ -128,10 +128,12 @@ def codec(
     vae = config.vae
     side = vae.spatial_stride
     height, width = size.height // side, size.width // side
-    halo = vae_strips.decoder_halo(vae.res_blocks, len(vae.dim_mult))
+    depth = (vae.res_blocks, len(vae.dim_mult))
+    halo = vae_strips.decoder_halo(*depth)
+    last = vae_strips.decoder_halo(*depth, vae.single_level)
     most = config.most_pixels or vae_strips.UNKNOWN
-    strips = vae_strips.plan(height, width, halo, most // side**2, devices)
-    part = strips.window / max(height, width) if strips else 1.0
+    strips = vae_strips.plan(height, width, halo, last, most // side**2, devices)
+    part = strips.narrow / max(height, width) if strips else 1.0
     channels = padded(vae.base_dim, platform)
     pixels = clips * vae.temporal_stride * size.height * size.width
     clip = clips * size.num_frames * size.height * size.width * 3

@@ -100,7 +100,10 @@ class Sampler:
                 chained=chained,
             )  # fmt: skip
 
-        program = jax.jit(call, static_argnames=("length", "chained"))
+        # The carry comes back as long as it went in: it needs no second place.
+        program = jax.jit(
+            call, static_argnames=("length", "chained"), donate_argnames="carry"
+        )
         scope = self.scope
         if scope is None:
             return program

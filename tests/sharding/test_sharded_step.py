@@ -79,8 +79,15 @@ def gradient(cfg, form="auto"):
 def params(cfg):
     def drawn(key):
         leaves = trees.flatten(nn.meta.unbox(onetoall.init(cfg, key)))
-        # Zeros of a stage's start would hide whole branches.
-        return trees.unflatten({n: v + 0.02 for n, v in leaves.items()})
+        keys = jax.random.split(key, len(leaves))
+        # Zeros of a stage's start would hide whole branches; so would one number for
+        # all channels, which the next norm takes away.
+        return trees.unflatten(
+            {
+                name: value + 0.02 * jax.random.normal(k, value.shape)
+                for k, (name, value) in zip(keys, leaves.items(), strict=True)
+            }
+        )
 
     return jax.jit(drawn)(jax.random.key(0))
 
