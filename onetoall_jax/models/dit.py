@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from onetoall_jax import axes
@@ -29,6 +30,8 @@ from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.models.text_attention import TextAttention, TextMemory
 
 Params = Any
+
+_TOGETHER = 1 << 14  # tokens whose feed-forward is computed at once
 
 
 @flax.struct.dataclass
@@ -60,6 +63,12 @@ class Modulation:
         if self.clean is None or self.is_clean is None:
             return noisy
         return jnp.where(self.is_clean[..., None], self.clean[:, None, j], noisy)
+
+
+def _parts(tokens: int) -> int:
+    """Equal parts of at most `_TOGETHER` tokens; 1 where there are none."""
+    divisors = (n for n in range(1, 65) if tokens % n == 0)
+    return next((n for n in divisors if tokens // n <= _TOGETHER), 1)
 
 
 def table_init(dim: int) -> Callable[..., jax.Array]:
@@ -127,7 +136,27 @@ class Block(nn.Module):
         mod = modulation.plus(self.modulation)
         if self.text:
             x = x + self.text_attention(self.text_norm(x), text)
-        return self._gated(x, self.mlp(self._modulated(x, mod, 3)), mod, 5)
+        return self._gated(x, self._feed_forward(self._modulated(x, mod, 3)), mod, 5)
+
+    def _feed_forward(self, x: jax.Array) -> jax.Array:
+        """`mlp`, of a long clip a part of the tokens at a time: it widens them most."""
+        parts = 1 if axes.shards(self.tokens) > 1 else _parts(x.shape[1])
+        if parts == 1:
+            return self.mlp(x)
+
+        def one(mlp: MLP, _: None, x: jax.Array) -> tuple[None, jax.Array]:
+            return None, mlp(x)
+
+        scan: Any = nn.scan(
+            one,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )
+        few = rearrange(x, "b (n t) d -> b n t d", n=parts)
+        _, made = scan(self.mlp, None, few)
+        return rearrange(made, "b n t d -> b (n t) d")
 
     def _modulated(self, x: jax.Array, mod: Modulation, shift: int) -> jax.Array:
         y = layer_norm(x, self.cfg.eps)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from onetoall_jax import axes
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Rope:
         Source: section 5 of the model: tables in float64, rotation here in float32.
         """
         cos, sin = self._tables(time)
-        pairs = rearrange(x, "b t n (k two) -> b t n k two", two=2)
-        swapped = rearrange(pairs[..., ::-1], "b t n k two -> b t n (k two)")
-        return (x * cos + swapped * sin).astype(x.dtype)
+        return (x * cos + _swapped(x) * sin).astype(x.dtype)
 
     def _tables(self, time: bool) -> tuple[jax.Array, jax.Array]:
-        """Of each channel and of its neighbour, [T,1,K]; broadcast when traced."""
+        """Factors [T,1,K] of each channel and of its neighbour in the pair.
+
+        Small tables per axis, broadcast when traced.
+        """
         f, h, w = self.grid
         side = 2 * (self.head_dim // 6)
         widths = (self.head_dim - 2 * side, side, side)
@@ -87,3 +90,15 @@ class Rope:
             width = ((0, self.padding), (0, 0), (0, 0))
             cos, sin = jnp.pad(cos, width, constant_values=1.0), jnp.pad(sin, width)
         return cos, sin
+
+
+def _swapped(x: jax.Array) -> jax.Array:
+    """x [...,K] with the neighbours of every pair exchanged."""
+    if axes.platform() != "tpu":
+        pairs = rearrange(x, "... (k two) -> ... k two", two=2)
+        return rearrange(pairs[..., ::-1], "... k two -> ... (k two)")
+    # Lanes move fastest through the matrix unit, and nothing is kept in float32;
+    # one factor of a sum is 1 and all others are 0, so that it is exact.
+    channels = np.arange(x.shape[-1])
+    permutation = jnp.asarray(channels[:, None] == channels ^ 1, x.dtype)
+    return jnp.matmul(x, permutation, precision=jax.lax.Precision.HIGHEST)
