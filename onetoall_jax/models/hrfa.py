@@ -56,9 +56,13 @@ class Attention(nn.Module):
         def norm(name: str, y: jax.Array) -> jax.Array:
             return RMSNorm(cfg.eps, dtype, name=name)(y)
 
+        def values(name: str, y: Any) -> jax.Array:
+            # Else a TPU turns the weights, and holds whole stacks of them twice.
+            return heads(jax.lax.optimization_barrier(dense(name, y)), cfg)
+
         q = heads(norm("query_norm", dense("query", x)), cfg)
         k = heads(norm("key_norm", dense("key", x)), cfg)
-        v = heads(dense("value", x), cfg)
+        v = values("value", x)
         same: Any = dict(tokens=self.tokens, config=self.form)
         count = rope.num_tokens
         out = attend(
@@ -66,7 +70,7 @@ class Attention(nn.Module):
         )
         if self.reference:
             rk = heads(norm("reference_key_norm", dense("reference_key", feature)), cfg)
-            rv = heads(dense("reference_value", feature), cfg)
+            rv = values("reference_value", feature)
             still = dataclasses.replace(
                 rope,
                 grid=(1, *rope.grid[1:]),
