@@ -104,8 +104,8 @@ MISTAKES = (
     Mistake(
         "RoPE turns halves, not neighbours",
         f"{MODELS}/rope.py",
-        '"b t n (k two) -> b t n k two"',
-        '"b t n (two k) -> b t n k two"',
+        '"... (k two) -> ... k two"',
+        '"... (two k) -> ... k two"',
         "dit_wan_h2",
         "block0",
     ),
@@ -126,8 +126,8 @@ MISTAKES = (
     Mistake(
         "pose convolutions see the future",
         f"{MODELS}/pose_resnet.py",
-        "((0, 0), (2, 0), (1, 1), (0, 0), (0, 0))",
-        "((0, 0), (0, 2), (1, 1), (0, 0), (0, 0))",
+        "((0, 0), (before, 0), (1, 1), (0, 0), (0, 0))",
+        "((0, 0), (0, before), (1, 1), (0, 0), (0, 0))",
         "pose_resnet_5f",
         "down1",
     ),

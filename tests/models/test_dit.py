@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onetoall_jax import axes, trees
-from onetoall_jax.models import onetoall
+from onetoall_jax.models import dit, onetoall
 from onetoall_jax.models.grow import grow
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
@@ -197,6 +197,32 @@ def test_rope_turns_neighbouring_pairs_by_position_times_frequency():
     still = np.asarray(rope.rotate(x, time=False))[0].reshape(2, 3, 4, 12)
     np.testing.assert_array_equal(still[1, ..., :4], turned[0, ..., :4])
     np.testing.assert_array_equal(still[1, ..., 4:], turned[1, ..., 4:])
+
+
+def test_a_tpu_turns_by_a_product_that_loses_nothing(monkeypatch):
+    rope = Rope((2, 3, 4), 12, theta=100.0)
+    x = random_like({"x": jax.ShapeDtypeStruct((2, 24, 3, 12), jnp.float32)})["x"]
+    for dtype in (jnp.float32, jnp.bfloat16):
+        given = jnp.asarray(x, dtype)
+        plain = rope.rotate(given)
+        with monkeypatch.context() as patched:
+            patched.setattr(axes, "platform", lambda: "tpu")
+            np.testing.assert_array_equal(rope.rotate(given), plain)
+
+
+def test_a_feed_forward_in_parts_equals_the_whole(monkeypatch):
+    block = dit.Block(BASE, text=False, reference=False)
+    x = random_like(jax.ShapeDtypeStruct((2, 24, BASE.dim), jnp.float32))
+    modulation = dit.Modulation(jnp.ones((2, 6, BASE.dim)))
+    args = (x, modulation, Rope((2, 3, 4), BASE.head_dim, 100.0))
+    params = random_like(jax.eval_shape(block.init, jax.random.key(0), *args))
+    whole = jax.jit(lambda *given: block.apply(*given))(params, *args)
+    monkeypatch.setattr(dit, "_TOGETHER", 5)
+    assert dit._parts(24) == 6 and dit._parts(6) == 2 and dit._parts(67) == 1
+    parted = jax.jit(lambda *given: block.apply(*given)).trace(params, *args)
+    assert str(parted.jaxpr).count("scan[") == 1
+    parted = parted.lower().compile()(params, *args)
+    np.testing.assert_allclose(parted, whole, atol=1e-5 * np.abs(whole).max())
 
 
 def test_a_misspelled_axis_is_an_error():
