@@ -31,7 +31,7 @@ from onetoall_jax.models.text_attention import TextAttention, TextMemory
 
 Params = Any
 
-_TOGETHER = 1 << 14  # tokens whose feed-forward is computed at once
+_TOGETHER = 1 << 14  # tokens that go through the second part of a block at once
 
 
 @flax.struct.dataclass
@@ -132,20 +132,22 @@ class Block(nn.Module):
         modulation: Modulation,
         text: TextMemory | jax.Array | None = None,
     ) -> jax.Array:
-        """The second part: text and feed-forward."""
-        mod = modulation.plus(self.modulation)
-        if self.text:
-            x = x + self.text_attention(self.text_norm(x), text)
-        return self._gated(x, self._feed_forward(self._modulated(x, mod, 3)), mod, 5)
+        """The second part: text and feed-forward.
 
-    def _feed_forward(self, x: jax.Array) -> jax.Array:
-        """`mlp`, of a long clip a part of the tokens at a time: it widens them most."""
+        No token looks at another: of a long clip some go through it at a time, which
+        the feed-forward makes several times as wide.
+        """
         parts = 1 if axes.shards(self.tokens) > 1 else _parts(x.shape[1])
         if parts == 1:
-            return self.mlp(x)
+            return self._finish(x, modulation, text)
 
-        def one(mlp: MLP, _: None, x: jax.Array) -> tuple[None, jax.Array]:
-            return None, mlp(x)
+        def one(block: "Block", _: None, part: tuple) -> tuple[None, jax.Array]:
+            x, is_clean = part
+            own = modulation.replace(is_clean=is_clean)  # type: ignore[attr-defined]
+            return None, block._finish(x, own, text)
+
+        def cut(x: jax.Array) -> jax.Array:
+            return rearrange(x, "b (n t) ... -> b n t ...", n=parts)
 
         scan: Any = nn.scan(
             one,
@@ -154,9 +156,19 @@ class Block(nn.Module):
             in_axes=1,
             out_axes=1,
         )
-        few = rearrange(x, "b (n t) d -> b n t d", n=parts)
-        _, made = scan(self.mlp, None, few)
+        _, made = scan(self, None, jax.tree.map(cut, (x, modulation.is_clean)))
         return rearrange(made, "b n t d -> b (n t) d")
+
+    def _finish(
+        self,
+        x: jax.Array,
+        modulation: Modulation,
+        text: TextMemory | jax.Array | None,
+    ) -> jax.Array:
+        mod = modulation.plus(self.modulation)
+        if self.text:
+            x = x + self.text_attention(self.text_norm(x), text)
+        return self._gated(x, self.mlp(self._modulated(x, mod, 3)), mod, 5)
 
     def _modulated(self, x: jax.Array, mod: Modulation, shift: int) -> jax.Array:
         y = layer_norm(x, self.cfg.eps)
