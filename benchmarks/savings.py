@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import timing
 from onetoall_jax.geometry import Geometry
-from onetoall_jax.models import onetoall, text_attention
+from onetoall_jax.models import dit, onetoall, pose_resnet, text_attention
 from onetoall_jax.models.attention import kernels
 from onetoall_jax.models.layers import layer_norm
 from onetoall_jax.models.rope import Rope
@@ -218,6 +218,8 @@ def unrolled() -> Iterator[None]:
         mock.patch.object(jax.lax, "scan", scan),
         mock.patch.object(jax.lax, "map", loop),
         mock.patch.object(kernels, "_PLAIN_SCORES", float("inf")),
+        mock.patch.object(dit, "_TOGETHER", float("inf")),
+        mock.patch.object(pose_resnet, "_WHOLE", float("inf")),
     ):
         yield
 

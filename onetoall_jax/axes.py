@@ -75,6 +75,12 @@ def size(axis: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[a] for a in parts if kinds[a] == AxisType.Auto)
 
 
+def alone() -> bool:
+    """Does one device hold everything, parameters included?"""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
 def _check(names: tuple[str | None, ...]) -> None:
     for name in names:
         if name is not None and name not in ALL:

@@ -32,8 +32,8 @@ MISTAKES = (
     Mistake(
         "reference query rotated with its frame, too",
         f"{MODELS}/hrfa.py",
-        "rope.rotate(q, time=False)",
-        "rope.rotate(q)",
+        "rope.rotate(q, start, time=False)",
+        "rope.rotate(q, start)",
         "dit_token_replace",
         "block0",
     ),
@@ -112,14 +112,12 @@ MISTAKES = (
     Mistake(
         "RMS norm of each head alone",
         f"{MODELS}/hrfa.py",
-        "return RMSNorm(cfg.eps, dtype, name=name)(y)",
-        "from onetoall_jax.models.layers import RMSNorm as R\n"
-        "            n = R(cfg.eps, dtype, name=name)(y)\n"
-        "            s = jnp.mean(y * y, -1, keepdims=True)\n"
-        "            h = heads(y, cfg)\n"
-        "            t = jnp.mean(h * h, -1, keepdims=True)\n"
-        "            r = jnp.sqrt(s[..., None] / t)\n"
-        "            return (heads(n, cfg) * r).reshape(n.shape)",
+        "q = heads(self.query_norm(self.query(x)), self.cfg)",
+        "y = self.query(x)\n"
+        "        n, h = self.query_norm(y), heads(y, self.cfg)\n"
+        "        s = jnp.mean(y * y, -1, keepdims=True)[..., None]\n"
+        "        q = heads(n, self.cfg)\n"
+        "        q = q * jnp.sqrt(s / jnp.mean(h * h, -1, keepdims=True))",
         "dit_wan_h2",
         "block0",
     ),

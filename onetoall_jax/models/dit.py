@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
@@ -31,7 +32,7 @@ from onetoall_jax.models.text_attention import TextAttention, TextMemory
 
 Params = Any
 
-_TOGETHER = 1 << 14  # tokens that go through the second part of a block at once
+_TOGETHER = 1 << 14  # tokens that go through a block at once, but for keys and values
 
 
 @flax.struct.dataclass
@@ -65,8 +66,8 @@ class Modulation:
         return jnp.where(self.is_clean[..., None], self.clean[:, None, j], noisy)
 
 
-def _parts(tokens: int) -> int:
-    """Equal parts of at most `_TOGETHER` tokens; 1 where there are none."""
+def parts(tokens: int) -> int:
+    """Number of equal parts of at most `_TOGETHER` tokens; 1 where none are equal."""
     divisors = (n for n in range(1, 65) if tokens % n == 0)
     return next((n for n in divisors if tokens // n <= _TOGETHER), 1)
 
@@ -123,8 +124,19 @@ class Block(nn.Module):
     ) -> jax.Array:
         """The first part, which no text reaches: attention and its residual."""
         mod = modulation.plus(self.modulation)
-        y = self.attention(self._modulated(x, mod, 0), rope, feature)
-        return self._gated(x, y, mod, 2)
+        normed = self._modulated(x, mod, 0)
+        keys = self.attention.keys(normed, rope, feature)
+        if self._parts(x) == 1:
+            return self._gated(x, self.attention(normed, keys, rope), mod, 2)
+
+        def one(
+            block: "Block", x: jax.Array, part: Modulation, start: Any
+        ) -> jax.Array:
+            mod = part.plus(block.modulation)
+            y = block.attention(block._modulated(x, mod, 0), keys, rope, start)
+            return block._gated(x, y, mod, 2)
+
+        return self._in_parts(one, x, modulation)
 
     def finish(
         self,
@@ -132,31 +144,47 @@ class Block(nn.Module):
         modulation: Modulation,
         text: TextMemory | jax.Array | None = None,
     ) -> jax.Array:
-        """The second part: text and feed-forward.
-
-        No token looks at another: of a long clip some go through it at a time, which
-        the feed-forward makes several times as wide.
-        """
-        parts = 1 if axes.shards(self.tokens) > 1 else _parts(x.shape[1])
-        if parts == 1:
+        """The second part: text and feed-forward."""
+        if self._parts(x) == 1:
             return self._finish(x, modulation, text)
 
-        def one(block: "Block", _: None, part: tuple) -> tuple[None, jax.Array]:
+        def one(block: "Block", x: jax.Array, part: Modulation, _: Any) -> jax.Array:
+            return block._finish(x, part, text)
+
+        return self._in_parts(one, x, modulation)
+
+    def _parts(self, x: jax.Array) -> int:
+        # Split parameters would be gathered anew for every part.
+        return parts(x.shape[1]) if axes.alone() else 1
+
+    def _in_parts(
+        self, fn: Callable[..., jax.Array], x: jax.Array, modulation: Modulation
+    ) -> jax.Array:
+        """fn(block, x, modulation, start) of all tokens, some of them at a time.
+
+        Queries, their results and the feed-forward's middle take many times the memory
+        of the tokens, and no token needs another's.
+        """
+        count = self._parts(x)
+
+        def body(block: "Block", _: None, part: tuple, start: Any) -> tuple:
             x, is_clean = part
             own = modulation.replace(is_clean=is_clean)  # type: ignore[attr-defined]
-            return None, block._finish(x, own, text)
-
-        def cut(x: jax.Array) -> jax.Array:
-            return rearrange(x, "b (n t) ... -> b n t ...", n=parts)
+            return None, fn(block, x, own, start)
 
         scan: Any = nn.scan(
-            one,
+            body,
             variable_broadcast="params",
             split_rngs={"params": False},
-            in_axes=1,
+            in_axes=(1, 0),
             out_axes=1,
         )
-        _, made = scan(self, None, jax.tree.map(cut, (x, modulation.is_clean)))
+        cut = jax.tree.map(
+            lambda a: rearrange(a, "b (n t) ... -> b n t ...", n=count),
+            (x, modulation.is_clean),
+        )
+        starts = np.arange(count) * (x.shape[1] // count)
+        _, made = scan(self, None, cut, starts)
         return rearrange(made, "b n t d -> b (n t) d")
 
     def _finish(

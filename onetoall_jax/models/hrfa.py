@@ -1,7 +1,7 @@
 """Hybrid reference fusion attention: self-attention plus a branch to the reference."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,18 @@ def heads(x: jax.Array, cfg: ModelConfig) -> jax.Array:
     return rearrange(x, "b t (n k) -> b t n k", n=cfg.num_heads)
 
 
+class Keys(NamedTuple):
+    """What queries look at: keys and values [B,T,N,K].
+
+    Attributes:
+      reference: the same [B,R,N,K] of the reference, if any.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    reference: tuple[jax.Array, jax.Array] | None = None
+
+
 class Attention(nn.Module):
     """Self-attention with rotary positions, optionally fused with a reference.
 
@@ -39,50 +51,59 @@ class Attention(nn.Module):
     tokens: str = axes.TOKENS
     form: AttentionConfig = AttentionConfig()
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, rope: Rope, feature: jax.Array | None = None
-    ) -> jax.Array:
-        """x [B,T,D], feature [B,R,D] or None -> [B,T,D].
+    def setup(self) -> None:
+        cfg, dtype = self.cfg, self.dtype
+        self.query = Dense(cfg.dim, _IN, dtype)
+        self.query_norm = RMSNorm(cfg.eps, dtype)
+        self.key = Dense(cfg.dim, _IN, dtype)
+        self.key_norm = RMSNorm(cfg.eps, dtype)
+        self.value = Dense(cfg.dim, _IN, dtype)
+        if self.reference:
+            self.reference_key = Dense(cfg.dim, _IN, dtype)
+            self.reference_key_norm = RMSNorm(cfg.eps, dtype)
+            self.reference_value = Dense(cfg.dim, _IN, dtype)
+        self.out = Dense(cfg.dim, _OUT, dtype)
+
+    def keys(self, x: jax.Array, rope: Rope, feature: jax.Array | None = None) -> Keys:
+        """Of all tokens x [B,T,D] and of the reference's features [B,R,D], if any.
 
         Where devices share the tokens, R is one copy of the reference for each: the
         keys and values of a device's own copy cost no exchange with the others.
         """
-        cfg, dtype = self.cfg, self.dtype
-
-        def dense(name: str, y: Any) -> jax.Array:
-            return Dense(cfg.dim, _IN, dtype, name=name)(y)
-
-        def norm(name: str, y: jax.Array) -> jax.Array:
-            return RMSNorm(cfg.eps, dtype, name=name)(y)
-
-        def values(name: str, y: Any) -> jax.Array:
-            # Else a TPU turns the weights, and holds whole stacks of them twice.
-            return heads(jax.lax.optimization_barrier(dense(name, y)), cfg)
-
-        q = heads(norm("query_norm", dense("query", x)), cfg)
-        k = heads(norm("key_norm", dense("key", x)), cfg)
-        v = values("value", x)
-        same: Any = dict(tokens=self.tokens, config=self.form)
-        count = rope.num_tokens
-        out = attend(
-            rope.rotate(q), rope.rotate(k), v, keys=self.tokens, num_keys=count, **same
+        k = heads(self.key_norm(self.key(x)), self.cfg)
+        own = rope.rotate(k), self._values(self.value(x))
+        if feature is None:
+            return Keys(*own)
+        still = dataclasses.replace(
+            rope, grid=(1, *rope.grid[1:]), copies=axes.shards(self.tokens), padding=0
         )
-        if self.reference:
-            rk = heads(norm("reference_key_norm", dense("reference_key", feature)), cfg)
-            rv = values("reference_value", feature)
-            still = dataclasses.replace(
-                rope,
-                grid=(1, *rope.grid[1:]),
-                copies=axes.shards(self.tokens),
-                padding=0,
-            )
+        rk = heads(self.reference_key_norm(self.reference_key(feature)), self.cfg)
+        reference = still.rotate(rk), self._values(self.reference_value(feature))
+        return Keys(*own, reference)
+
+    def __call__(
+        self, x: jax.Array, keys: Keys, rope: Rope, start: jax.Array | int = 0
+    ) -> jax.Array:
+        """Tokens x [B,t,D], all of them or some from `start` on -> [B,t,D]."""
+        q = heads(self.query_norm(self.query(x)), self.cfg)
+        same: Any = dict(tokens=self.tokens, config=self.form)
+        out = attend(
+            rope.rotate(q, start),
+            keys.key,
+            keys.value,
+            keys=self.tokens,
+            num_keys=rope.num_tokens,
+            **same,
+        )
+        if keys.reference is not None:
             out = out + attend(
-                rope.rotate(q, time=False),
-                still.rotate(rk),
-                rv,
+                rope.rotate(q, start, time=False),
+                *keys.reference,
                 keys=axes.REFERENCE_COPIES,
                 **same,
             )
-        merged = rearrange(out, "b t n k -> b t (n k)")
-        return Dense(cfg.dim, _OUT, dtype, name="out")(merged)
+        return self.out(rearrange(out, "b t n k -> b t (n k)"))
+
+    def _values(self, projected: jax.Array) -> jax.Array:
+        # Else a TPU turns the weights, and holds whole stacks of them twice.
+        return heads(jax.lax.optimization_barrier(projected), self.cfg)

@@ -202,7 +202,8 @@ class PoseResNet(nn.Module):
           params: plain.
         """
         columns = self._columns(pose.shape[3])
-        x = side_by_side(pose, columns[0])
+        # The first convolution would round anyway; floats of all pixels are large.
+        x = side_by_side(pose.astype(self.dtype), columns[0])
         for i in range(len(self.cfg.pose_strides)):
             x = self._swept(i, columns, params, x)
         last = self._last(parent=None)

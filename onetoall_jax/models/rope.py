@@ -1,6 +1,7 @@
 """Rotary position embedding over frames, rows and columns."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -35,16 +36,23 @@ class Rope:
         """Tokens of the grid."""
         return math.prod(self.grid)
 
-    def rotate(self, x: jax.Array, *, time: bool = True) -> jax.Array:
+    def rotate(
+        self, x: jax.Array, start: jax.Array | int = 0, *, time: bool = True
+    ) -> jax.Array:
         """Turns neighbouring channel pairs of x [B,T,N,K] by their token's angles.
 
         Args:
-          x: queries or keys of the grid's tokens, copies and padding included.
+          x: queries or keys of the grid's tokens, copies and padding included, or of
+            some that follow each other.
+          start: index of the first of them.
           time: False leaves the time channels as they are, as if every token stood in
             frame 0: the form that reference attention uses.
         Source: section 5 of the model: tables in float64, rotation here in float32.
         """
         cos, sin = self._tables(time)
+        if x.shape[1] < len(cos):
+            part = functools.partial(jax.lax.dynamic_slice_in_dim, axis=0)
+            cos, sin = (part(t, start, x.shape[1]) for t in (cos, sin))
         return (x * cos + _swapped(x) * sin).astype(x.dtype)
 
     def _tables(self, time: bool) -> tuple[jax.Array, jax.Array]:

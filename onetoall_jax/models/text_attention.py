@@ -18,7 +18,7 @@ from onetoall_jax.models.settings import ModelConfig
 _IN = (axes.PARAM_EMBED, axes.PARAM_HEADS)
 _OUT = (axes.PARAM_HEADS, axes.PARAM_EMBED)
 _ROUND = 4  # row counts are multiples of this, so that few prompts need a new program
-_MOST = 128  # rows up to which merging pays: see `_folds`, at a head width of 128
+MOST = 128  # rows up to which merging pays: see `_folds`, at a head width of 128
 
 
 @flax.struct.dataclass
@@ -37,7 +37,7 @@ class Text:
         return len(self.rows)
 
 
-def merged(rows: np.ndarray, most: int = _MOST) -> "Text | np.ndarray":
+def merged(rows: np.ndarray, most: int = MOST) -> "Text | np.ndarray":
     """Prompts with equal rows merged; exact, for attention to them has no positions.
 
     A prompt's zero padding becomes one row that counts as often as it stood there.

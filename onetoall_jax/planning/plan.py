@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh
 from onetoall_jax.batch import BatchShape
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import codec as codecs
+from onetoall_jax.models.text_attention import MOST
 from onetoall_jax.pipelines import devices as animating
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.planning import (
@@ -311,7 +312,7 @@ class _Case:
         share = memory.Share(clips, context, self.sizes["tensor"], gathers)
         if self.request.sampler:
             text = self.settings.text
-            rows = text.sampling_length or text.length
+            rows = min(text.sampling_length or text.length, MOST)
             return memory.sampling(
                 self.model, size, share, self.passes, rows, coding, self.wide
             )

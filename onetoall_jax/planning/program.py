@@ -17,6 +17,7 @@ from onetoall_jax.batch import BatchShape
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.codec import Codec
+from onetoall_jax.models.text_attention import MOST, Text
 from onetoall_jax.pipelines import start, train
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.planning.rates import GIB
@@ -137,7 +138,7 @@ def sampling(settings: RunSettings, mesh: Mesh, shape: BatchShape) -> Program:
 def sampling_arguments(
     settings: RunSettings, mesh: Mesh | AbstractMesh, shape: BatchShape
 ) -> tuple[Mapping[str, Tree], tuple[Tree, ...]]:
-    """(kinds, arguments) of a sampled segment; its prompts fill all their rows.
+    """(kinds, arguments) of a sampled segment; prompts have the most rows that merge.
 
     Parameters are as the release stores them, in the type that is computed with.
     """
@@ -152,7 +153,9 @@ def sampling_arguments(
     whole = NamedSharding(mesh, PartitionSpec())
     b, frames, height, width = dataclasses.astuple(shape)
     rows = settings.text.sampling_length or settings.text.length
-    prompt = _array((b, rows, model.text_dim), jnp.float32, whole)
+    prompt: Any = _array((b, min(rows, MOST), model.text_dim), jnp.float32, whole)
+    if rows > MOST:
+        prompt = Text(prompt, _array((b, MOST), jnp.float32, whole))
     grid = height // codec.geometry.spatial, width // codec.geometry.spatial
     reference = (1, *grid, model.reference_channels)
     inputs = Inputs(

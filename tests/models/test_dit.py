@@ -12,6 +12,7 @@ from onetoall_jax.models import dit, onetoall
 from onetoall_jax.models.grow import grow
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.models.text_attention import TextMemory
 
 BASE = ModelConfig(
     num_layers=4, num_heads=2, head_dim=12, mlp_dim=20, in_channels=3, out_channels=3,
@@ -210,17 +211,27 @@ def test_a_tpu_turns_by_a_product_that_loses_nothing(monkeypatch):
             np.testing.assert_array_equal(rope.rotate(given), plain)
 
 
-def test_a_feed_forward_in_parts_equals_the_whole(monkeypatch):
-    block = dit.Block(BASE, text=False, reference=False)
-    x = random_like(jax.ShapeDtypeStruct((2, 24, BASE.dim), jnp.float32))
-    modulation = dit.Modulation(jnp.ones((2, 6, BASE.dim)))
-    args = (x, modulation, Rope((2, 3, 4), BASE.head_dim, 100.0))
-    params = random_like(jax.eval_shape(block.init, jax.random.key(0), *args))
+def test_a_block_in_parts_equals_the_whole(monkeypatch):
+    block = dit.Block(BASE, text=True, reference=True)
+    d = BASE.dim
+
+    def random(seed, *shape):
+        return random_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+
+    clean = np.arange(24) < 12
+    modulation = dit.Modulation(
+        random(1, 2, 6, d), random(2, 2, 6, d), np.tile(clean, (2, 1))
+    )
+    rope = Rope((2, 3, 4), BASE.head_dim, 100.0)
+    text = TextMemory(random(4, 2, 5, 2, 12), random(6, 2, 5, 2, 12))
+    args = (random(3, 2, 24, d), modulation, rope, text, random(5, 2, 12, d))
+    rows = (*args[:3], random(4, 2, 5, d), args[4])
+    params = random_like(jax.eval_shape(block.init, jax.random.key(0), *rows))
     whole = jax.jit(lambda *given: block.apply(*given))(params, *args)
     monkeypatch.setattr(dit, "_TOGETHER", 5)
-    assert dit._parts(24) == 6 and dit._parts(6) == 2 and dit._parts(67) == 1
+    assert dit.parts(24) == 6 and dit.parts(6) == 2 and dit.parts(67) == 1
     parted = jax.jit(lambda *given: block.apply(*given)).trace(params, *args)
-    assert str(parted.jaxpr).count("scan[") == 1
+    assert str(parted.jaxpr).count("scan[") == 2
     parted = parted.lower().compile()(params, *args)
     np.testing.assert_allclose(parted, whole, atol=1e-5 * np.abs(whole).max())
 
