@@ -219,7 +219,7 @@ def unrolled() -> Iterator[None]:
         mock.patch.object(jax.lax, "map", loop),
         mock.patch.object(kernels, "_PLAIN_SCORES", float("inf")),
         mock.patch.object(dit, "_TOGETHER", float("inf")),
-        mock.patch.object(pose_resnet, "_WHOLE", float("inf")),
+        mock.patch.object(pose_resnet, "WHOLE", float("inf")),
     ):
         yield
 

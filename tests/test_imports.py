@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = "onetoall_jax"
 
 PLAIN = {"errors", "config", "geometry", "batch", "media"}
-LEAVES = PLAIN | {"axes", "trees", "rng"}
+LEAVES = PLAIN | {"axes", "trees", "rng", "pixels"}
 # Room -> rooms it may import; its own room always.
 MAY_IMPORT = {
     "errors": set(),
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "axes": PLAIN,
     "trees": PLAIN,
     "rng": PLAIN,
+    "pixels": PLAIN,
     "models": LEAVES | {"lora"},
     "flow": LEAVES,
     "lora": LEAVES,

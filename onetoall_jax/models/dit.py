@@ -32,7 +32,7 @@ from onetoall_jax.models.text_attention import TextAttention, TextMemory
 
 Params = Any
 
-_TOGETHER = 1 << 14  # tokens that go through a block at once, but for keys and values
+_TOGETHER = 1 << 13  # tokens that go through a block at once, but for keys and values
 
 
 @flax.struct.dataclass

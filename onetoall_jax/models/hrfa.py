@@ -72,7 +72,7 @@ class Attention(nn.Module):
         """
         k = heads(self.key_norm(self.key(x)), self.cfg)
         own = rope.rotate(k), self._values(self.value(x))
-        if feature is None:
+        if not self.reference or feature is None:
             return Keys(*own)
         still = dataclasses.replace(
             rope, grid=(1, *rope.grid[1:]), copies=axes.shards(self.tokens), padding=0

@@ -186,7 +186,8 @@ def functions(
     conditions(params, text, reference=None, pose=None, reference_pose=None,
                pose_scale=1.0) -> Conditions
       text [B,L,text_dim] or Text; reference [B,1,h,w,2C]; pose [B,F,H,W,3] and
-      reference_pose [B,1,H,W,3] in -1..1 (both or neither); pose_scale a number or [B].
+      reference_pose [B,1,H,W,3], bytes or in -1..1 (both or neither); pose_scale a
+      number or [B].
     reference_features(params, reference, timestep) -> [M+1,B,R,D] or None; over a mesh
       whose devices share the tokens, R is one whole copy for each of them
     velocity(params, latents, timestep, conditions, features=None, context=None) ->

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from onetoall_jax import axes
+from onetoall_jax import axes, pixels
 from onetoall_jax.models.convolution import conv3d, kernel_of_columns
 from onetoall_jax.models.layers import GroupNorm, Moments, named, silu, uniform_fan_in
 from onetoall_jax.models.settings import ModelConfig
@@ -21,7 +21,7 @@ Params = Any
 _CHUNK = 4  # frames of a sweep at a time; temporal strides divide it
 # Pixels of all frames up to which a clip is taken whole: sweeps compute twice as much,
 # and training keeps what they would drop.
-_WHOLE = 1 << 25
+WHOLE = 1 << 25
 _LANES = 128  # a TPU stores and multiplies channels by so many
 
 
@@ -202,8 +202,7 @@ class PoseResNet(nn.Module):
           params: plain.
         """
         columns = self._columns(pose.shape[3])
-        # The first convolution would round anyway; floats of all pixels are large.
-        x = side_by_side(pose.astype(self.dtype), columns[0])
+        x = side_by_side(pose, columns[0])
         for i in range(len(self.cfg.pose_strides)):
             x = self._swept(i, columns, params, x)
         last = self._last(parent=None)
@@ -218,6 +217,8 @@ class PoseResNet(nn.Module):
 
         def run(x: jax.Array, past: Past, counts: jax.Array, **kwargs: Any) -> Any:
             if i == 0:
+                # Bytes until here: floats of all pixels would take as much as a level.
+                x = pixels.scaled(x)
                 x = first.apply({"params": params["conv_in"]}, x, past)  # type: ignore[assignment]
             own = {"params": params[f"level_{i}"]}
             return level.apply(own, x, past, counts, **kwargs)
@@ -260,10 +261,14 @@ class PoseResNet(nn.Module):
 
 
 def grid(net: PoseResNet, params: Params, pose: jax.Array) -> jax.Array:
-    """The net's result, in sweeps where the clip is large and nothing is trained."""
-    if pose[..., 0].size > _WHOLE and not net.remat:
+    """The net's result, in sweeps where the clip is large and nothing is trained.
+
+    Args:
+      pose: [B,F,H,W,3], bytes or in -1..1.
+    """
+    if pose[..., 0].size > WHOLE and not net.remat:
         return net.in_sweeps(params, pose)
-    return net.apply({"params": params}, pose)  # type: ignore[return-value]
+    return net.apply({"params": params}, pixels.scaled(pose))  # type: ignore[return-value]
 
 
 def to_tokens(grid: jax.Array) -> jax.Array:

@@ -322,7 +322,7 @@ class VAE:
         most = self.most_pixels
         if most == 0:
             size = jnp.dtype(self.dtype).itemsize * self.cfg.base_dim
-            most = vae_strips.most_pixels(size, axes.free_bytes())
+            most = vae_strips.most_pixels(size, axes.free_bytes(), axes.platform())
         if most is not None:
             most //= self.cfg.spatial_stride**2
         # Devices that have no clip of their own may take a strip.

@@ -10,19 +10,21 @@ import numpy as np
 
 from onetoall_jax import axes
 
-# Copies of a chunk of frames, as wide as the first level, that decoding holds at once;
-# counted by the compiler for the released VAE.
-_COPIES = 53
+# Copies of a frame, as wide as the first level, that decoding holds at once; counted by
+# the compiler for the released VAE. A TPU pads their 96 channels to 128.
+_COPIES, _COPIES_TPU = 36, 72
 UNKNOWN = 1 << 20  # pixels taken whole where the memory is not known
 
 
-def most_pixels(size: int, free_bytes: float | None) -> int:
+def most_pixels(size: int, free_bytes: float | None, platform: str) -> int:
     """Pixels of a frame that half of the free memory has room for.
 
     Args:
       size: bytes of one pixel as wide as the first level.
+      platform: of the device, as `axes.platform` has it.
     """
-    return int(free_bytes / 2 / (_COPIES * size)) if free_bytes else UNKNOWN
+    copies = _COPIES_TPU if platform == "tpu" else _COPIES
+    return int(free_bytes / 2 / (copies * size)) if free_bytes else UNKNOWN
 
 
 class Strips(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from onetoall_jax import pixels
 from onetoall_jax.errors import UserError
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.models import codec as codecs
@@ -15,7 +16,6 @@ from onetoall_jax.pipelines import start
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.sharding import mesh as meshes
 from onetoall_jax.sharding import rules
-from onetoall_jax.training.example import pictures
 
 
 def geometry(settings: RunSettings) -> Geometry:
@@ -44,7 +44,7 @@ class Encoder:
         self.clips = int(np.prod([mesh.shape[axis] for axis in rules.BATCH_AXES]))
         self.fingerprint = fingerprint(self._params)
         self._encode: Callable[..., jax.Array] = jax.jit(
-            lambda params, frames: codec.encode(params, pictures(frames)),
+            lambda params, frames: codec.encode(params, pixels.scaled(frames)),
             out_shardings=self._where,
         )
 

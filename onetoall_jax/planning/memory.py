@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from onetoall_jax.models import vae_strips
 from onetoall_jax.models.codec import CodecConfig
+from onetoall_jax.models.dit import parts
+from onetoall_jax.models.pose_resnet import WHOLE
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.planning.work import Size
 
@@ -17,12 +19,16 @@ from onetoall_jax.planning.work import Size
 _LIVE_WIDTH, _LIVE_MLP = 18, 2
 # The same per token that policies keep of every block until then, in units of D.
 _KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
-# Arrays at full resolution that the pose frames hold for their backward pass (fitted to
-# one compiled step of 1.3B at 29x768x768), and those of coding a chunk of frames (the
-# decoder alone at 576x1024). Columns of pose frames fill the lanes of a TPU.
-_POSE_ARRAYS, _CODEC_ARRAYS = 31, 18
-# The same in a forward pass, and at full resolution of frames that only go forward.
-_FORWARD_WIDTH, _FORWARD_MLP, _FORWARD_POSE = 10, 2, 4.5
+# Arrays at full resolution that pose frames hold for their backward pass (fitted to a
+# compiled step of 1.3B at 29x768x768). Columns of pose frames fill the lanes of a TPU.
+_POSE_ARRAYS = 31
+# Arrays as large as a frame that decoding holds, of what all levels work on and of what
+# the last ones do (fitted to the decoder alone at 576x1024, whole and in strips).
+_CODEC_ARRAYS, _CODEC_LAST_ARRAYS = 9, 46
+# The same of a forward pass: per token, per token that goes through a block at once,
+# and at full resolution of pose frames that are taken whole or in sweeps.
+_FORWARD_WIDTH, _FORWARD_LIVE, _FORWARD_MLP = 8, 4, 2
+_FORWARD_POSE, _SWEPT_POSE = 4.5, 1.6
 _LANES = 128  # a TPU pads the last axis of an array to so many
 
 
@@ -84,6 +90,7 @@ def sampling(
     text: int,
     decoding: float,
     wide: bool,
+    alone: bool,
 ) -> Mapping[str, float]:
     """Bytes beside the arguments of a sampled segment, by kind.
 
@@ -91,12 +98,17 @@ def sampling(
       passes: (all, those with pose, distinct references) of a step.
       text: rows of a prompt.
       decoding: bytes of `codec`.
+      alone: one device holds everything.
     """
     each = 4 if wide else 2
     width = model.dim * each
     f, h, w = _grid(model, size)
     tokens = share.clips / share.context * (f + bool(model.pose_layers)) * h * w
-    live = (_FORWARD_WIDTH * model.dim + _FORWARD_MLP * model.mlp_dim) * each
+    together = parts(int(tokens)) if alone else 1
+    live = (
+        _FORWARD_WIDTH * model.dim
+        + (_FORWARD_LIVE * model.dim + _FORWARD_MLP * model.mlp_dim) / together
+    ) * each
     prompts = 2 * share.clips * model.num_layers * 2 * text
     features = passes[2] * share.clips * h * w * (model.reference_layers + 1)
     pixels = share.clips * size.num_frames * size.height * size.width
@@ -107,8 +119,9 @@ def sampling(
         if share.gathers
         else 0.0,
     }
+    arrays = _SWEPT_POSE if pixels > WHOLE else _FORWARD_POSE
     others = {
-        "pose frames": _FORWARD_POSE * pixels * model.pose_channels * each,
+        "pose frames": arrays * pixels * model.pose_channels * each,
         "decoding the clips": decoding,
     }
     for name, n in others.items():
@@ -133,11 +146,13 @@ def codec(
     last = vae_strips.decoder_halo(*depth, vae.single_level)
     most = config.most_pixels or vae_strips.UNKNOWN
     strips = vae_strips.plan(height, width, halo, last, most // side**2, devices)
-    part = strips.narrow / max(height, width) if strips else 1.0
+    side = max(height, width)
+    window, narrow = (strips.window, strips.narrow) if strips else (side, side)
+    arrays = _CODEC_ARRAYS * window + _CODEC_LAST_ARRAYS * narrow
     channels = padded(vae.base_dim, platform)
-    pixels = clips * vae.temporal_stride * size.height * size.width
+    pixels = clips * size.height * size.width
     clip = clips * size.num_frames * size.height * size.width * 3
-    return 4 * (_CODEC_ARRAYS * part * pixels * channels + clip)
+    return 4 * (arrays / side * pixels * channels + clip)
 
 
 def padded(channels: int, platform: str) -> int:

@@ -313,8 +313,9 @@ class _Case:
         if self.request.sampler:
             text = self.settings.text
             rows = min(text.sampling_length or text.length, MOST)
+            alone = self.request.topology.devices == 1
             return memory.sampling(
-                self.model, size, share, self.passes, rows, coding, self.wide
+                self.model, size, share, self.passes, rows, coding, self.wide, alone
             )
         made = dict(memory.temporary(self.model, size, share, run.remat, self.wide))
         made["gradient"] = self.arguments["trained parameters"]

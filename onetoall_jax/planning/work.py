@@ -16,6 +16,7 @@ from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models.codec import Codec, CodecConfig
 from onetoall_jax.models.settings import ModelConfig
+from onetoall_jax.models.text_attention import MOST
 from onetoall_jax.pipelines.settings import RunSettings
 from onetoall_jax.planning import count
 from onetoall_jax.planning.rates import Load
@@ -114,7 +115,7 @@ def sampling(settings: RunSettings, codec: Codec, size: Size) -> list[Row]:
     features once for each step and distinct reference.
     """
     table = guidance.table(settings.sampling)
-    text = settings.text.sampling_length or settings.text.length
+    text = min(settings.text.sampling_length or settings.text.length, MOST)
     ops = _table(settings.model, size.clip(codec.geometry, text), ())
     steps = settings.sampling.steps
     references = len({row.reference for row in table})

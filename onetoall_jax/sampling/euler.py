@@ -46,11 +46,6 @@ class Context(NamedTuple):
     given: jax.Array
 
 
-def pixels(frames_u8: jax.Array) -> jax.Array:
-    """Bytes 0..255 -> float32 in -1..1."""
-    return frames_u8.astype(jnp.float32) / 255 * 2 - 1
-
-
 def check(table: Table, inputs: Inputs, has_pose: bool) -> None:
     """Raises ValueError when a pass of the table reads what is not there."""
     texts = {row.text for row in table}
@@ -211,7 +206,7 @@ class Denoiser(NamedTuple):
 def _picture(pose_u8: jax.Array | None, blank: bool) -> jax.Array | None:
     if pose_u8 is None:
         return None
-    return pixels(jnp.zeros_like(pose_u8) if blank else pose_u8)
+    return jnp.zeros_like(pose_u8) if blank else pose_u8
 
 
 def _reference(inputs: Inputs, name: str, clips: int) -> jax.Array | None:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onetoall_jax import flow
+from onetoall_jax import flow, pixels
 from onetoall_jax.errors import UserError
 from onetoall_jax.sampling import guidance
-from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Params, pixels
+from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Params
 from onetoall_jax.sampling.settings import SamplingConfig
 
 
@@ -179,7 +179,7 @@ class Sampler:
         frames = jax.lax.dynamic_slice_in_dim(
             carry.frames_u8, offset, self.config.overlap, axis=1
         )
-        latents = self.codec.encode(codec_params, pixels(frames))
+        latents = self.codec.encode(codec_params, pixels.scaled(frames))
         return Context(latents, jnp.broadcast_to(carry.index > 0, len(latents)))
 
 

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from onetoall_jax import flow
+from onetoall_jax import flow, pixels
 from onetoall_jax.training import reference_noise
 from onetoall_jax.training.draws import Draws
 from onetoall_jax.training.settings import TrainingConfig
@@ -56,11 +56,6 @@ class Example:
     keep: jax.Array
 
 
-def pictures(values_u8: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 -1..1."""
-    return values_u8.astype(jnp.float32) / 255.0 * 2.0 - 1.0
-
-
 def prepare(
     encoders: Encoders, codec: Any, batch: Batch, draws: Draws, config: TrainingConfig
 ) -> Example:
@@ -73,10 +68,10 @@ def prepare(
     """
     latents = batch.get("latents")
     if latents is None:
-        latents = encoders.clip(codec, pictures(batch["frames_u8"]))
+        latents = encoders.clip(codec, pixels.scaled(batch["frames_u8"]))
     reference = noisy_reference(batch, draws, config)
     mask = batch["reference_mask_u8"].astype(jnp.float32)
-    pose = pictures(batch["pose_u8"])
+    pose = pixels.scaled(batch["pose_u8"])
     timestep = flow.training_timestep(draws.time)
     noisy, target = path(latents, draws.noise, timestep, rounded=config.round_sigma)
     context = None
@@ -89,7 +84,7 @@ def prepare(
         timestep=timestep,
         reference=encoders.reference(codec, reference, mask),
         pose=pose,
-        reference_pose=pictures(batch["reference_pose_u8"])[:, None],
+        reference_pose=pixels.scaled(batch["reference_pose_u8"])[:, None],
         pose_scale=1.0 - reference_noise.is_black(pose).astype(jnp.float32),
         context=context,
         region=batch["region_u8"],
@@ -125,7 +120,7 @@ def noisy_reference(batch: Batch, draws: Draws, config: TrainingConfig) -> jax.A
     """Reference [B,H,W,3] with the noise that was drawn for it."""
     twice = config.reference_noise.double_exponential
     return reference_noise.add(
-        pictures(batch["reference_u8"]),
+        pixels.scaled(batch["reference_u8"]),
         batch["reference_mask_u8"],
         draws.reference_noise,
         reference_noise.size(draws.reference_log_size, double_exponential=twice),

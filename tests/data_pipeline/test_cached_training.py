@@ -11,13 +11,12 @@ import pytest
 from configs import stage2
 from data_pipeline import builder, cache_latents, loader, synthetic
 from data_pipeline.settings import AugmentConfig, Resolution
-from onetoall_jax import trees
+from onetoall_jax import pixels, trees
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models.vae import VAE
 from onetoall_jax.pipelines import encode, train
 from onetoall_jax.pipelines import settings as run_settings
-from onetoall_jax.training.example import pictures
 from tests.data_pipeline.sets import settings
 
 STEPS = 20
@@ -108,7 +107,7 @@ def test_latents_of_the_vae_are_stored(config, tmp_path):
     encode.check_stored(str(folder), params)
     stored = dataclasses.replace(pictures_only, latents=str(folder))
     assert encode.geometry(made) == codec.geometry
-    encoded = jax.jit(lambda frames: codec.encode(params, pictures(frames)))
+    encoded = jax.jit(lambda frames: codec.encode(params, pixels.scaled(frames)))
     pairs = zip(
         loader.build(pictures_only, codec.geometry),
         loader.build(stored, codec.geometry),

@@ -67,7 +67,7 @@ def test_sweeps_over_a_large_clip_give_what_the_whole_gives(plain, frames, lanes
 
 def test_a_large_clip_goes_in_sweeps_unless_it_is_trained(plain, monkeypatch):
     params, _ = plain
-    monkeypatch.setattr(pose_resnet, "_WHOLE", POSE[..., 0].size - 1)
+    monkeypatch.setattr(pose_resnet, "WHOLE", POSE[..., 0].size - 1)
 
     def loops(remat):
         run = functools.partial(pose_resnet.grid, PoseResNet(SIZE, remat=remat))

@@ -138,7 +138,8 @@ def test_strips_bound_the_memory():
 
 
 def test_free_memory_says_what_is_taken_whole():
-    # 96 channels of 4 bytes, 53 times: 20 kB a pixel, for half of 16 GB.
-    assert vae_strips.most_pixels(96 * 4, 16e9) == 393_081
-    assert vae_strips.most_pixels(96 * 2, 16e9) == 786_163
-    assert vae_strips.most_pixels(96 * 4, None) == 1 << 20
+    # 96 channels of 4 bytes, 36 times: 14 kB a pixel, for half of 16 GB.
+    assert vae_strips.most_pixels(96 * 4, 16e9, "gpu") == 578_703
+    assert vae_strips.most_pixels(96 * 2, 16e9, "gpu") == 1_157_407
+    assert vae_strips.most_pixels(96 * 4, 16e9, "tpu") == 289_351
+    assert vae_strips.most_pixels(96 * 4, None, "cpu") == 1 << 20

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 
+from onetoall_jax import pixels
 from onetoall_jax.geometry import Geometry
 from onetoall_jax.sampling.euler import Inputs
 
@@ -32,6 +33,7 @@ class Model(NamedTuple):
     def conditions(self, params, text, reference=None, pose=None, own=None, scale=1.0):
         self._count("conditions")
         if pose is not None:
+            pose, own = pixels.scaled(pose), pixels.scaled(own)
             grid = rearrange(
                 pose[:, ::4], "b f (h p) (w q) c -> b f h w (p q) c", p=2, q=2
             )

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onetoall_jax import flow
+from onetoall_jax import flow, pixels
 from onetoall_jax.conversion import apply
 from onetoall_jax.models import codec, onetoall
 from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.sampling import clip, guidance
-from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Trace, pixels
+from onetoall_jax.sampling.euler import Context, Denoiser, Inputs, Trace
 from onetoall_jax.sampling.sampler import Sampler
 from onetoall_jax.sampling.segments import CONTEXT_LATENTS
 from onetoall_jax.sampling.settings import SamplingConfig
@@ -137,7 +137,7 @@ def _pixel_inputs(
     arrays: Mapping[str, np.ndarray], made: codec.Codec, codec_params: Any
 ) -> Inputs:
     height, width, _ = arrays["image_u8"].shape
-    picture = pixels(jnp.asarray(arrays["image_u8"])[None])
+    picture = pixels.scaled(jnp.asarray(arrays["image_u8"])[None])
     mask = jnp.asarray(arrays["mask_u8"], jnp.float32)[None] / 255
 
     @jax.jit
