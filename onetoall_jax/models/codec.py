@@ -22,13 +22,14 @@ class Codec(NamedTuple):
     Attributes:
       geometry: its strides and channels.
       encode: (params, frames [B,F,H,W,3] in -1..1) -> normalised latents [B,f,h,w,C].
-      decode: (params, latents) -> frames, clamped to -1..1.
+      decode: (params, latents[, finish]) -> frames, clamped to -1..1, or what
+        `finish` makes of every part of them: large frames are then never whole floats.
       init: key -> boxed parameters; an empty dict where nothing is learned.
     """
 
     geometry: Geometry
     encode: Callable[[Params, jax.Array], jax.Array]
-    decode: Callable[[Params, jax.Array], jax.Array]
+    decode: Callable[..., jax.Array]
     init: Callable[[jax.Array], Params]
 
 
@@ -65,7 +66,9 @@ def build(config: CodecConfig, patch: tuple[int, int, int]) -> Codec:
         return Codec(
             Geometry(cfg.temporal, cfg.spatial, cfg.channels, patch),
             lambda params, frames: block_codec.encode(cfg, frames),
-            lambda params, latents: block_codec.decode(cfg, latents),
+            lambda params, latents, finish=_as_it_is: finish(
+                block_codec.decode(cfg, latents)
+            ),
             lambda key: {},
         )
     if config.kind == "wan_vae":
@@ -76,6 +79,10 @@ def build(config: CodecConfig, patch: tuple[int, int, int]) -> Codec:
         )
         return Codec(geometry, vae.encode, vae.decode, vae.init)
     raise UserError(f"codec.kind is {config.kind!r}: it can be 'wan_vae' or 'block'.")
+
+
+def _as_it_is(frames: jax.Array) -> jax.Array:
+    return frames
 
 
 def reference_latents(

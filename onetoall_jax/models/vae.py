@@ -27,6 +27,7 @@ from onetoall_jax.models.vae_layers import (
 
 Params = Any
 Narrow = Callable[[jax.Array], jax.Array]
+Finish = Callable[[jax.Array], jax.Array]
 
 # Per-channel mean and standard deviation of Wan 2.1's latents, in channel order.
 WAN_MEAN = (
@@ -287,15 +288,21 @@ class VAE:
         shift, scale = self._constants()
         return (mean - shift) / scale
 
-    def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-        """Normalised latents [B,f,h,w,z_dim] -> frames [B,F,H,W,3] in -1..1."""
+    def decode(
+        self, params: Params, latents: jax.Array, finish: Finish = lambda x: x
+    ) -> jax.Array:
+        """Normalised latents [B,f,h,w,z_dim] -> frames [B,F,H,W,3].
+
+        Args:
+          finish: of any part of the frames in -1..1, pixel by pixel.
+        """
         mean, std = self._constants()
         z = latents.astype(self.dtype) * std + mean
         quant: Any = _quant(self.cfg.z_dim, self.dtype)
         z = quant.apply({"params": params["post_quant_conv"]}, z)
-        return jnp.clip(self._decoded(params["decoder"], z), -1, 1)
+        return self._decoded(params["decoder"], z, lambda x: finish(jnp.clip(x, -1, 1)))
 
-    def _decoded(self, params: Params, z: jax.Array) -> jax.Array:
+    def _decoded(self, params: Params, z: jax.Array, finish: Finish) -> jax.Array:
         sizes, single = (
             (self.cfg.res_blocks, len(self.cfg.dim_mult)),
             self.cfg.single_level,
@@ -303,13 +310,13 @@ class VAE:
         halo = vae_strips.decoder_halo(*sizes)
         strips = self._strips(z, 1, halo, vae_strips.decoder_halo(*sizes, single))
         if strips is None:
-            return self._chunks(Decoder, params, z, 1)
+            return finish(self._chunks(Decoder, params, z, 1))
 
         def levels(strip: jax.Array, begin: jax.Array) -> jax.Array:
             def narrow(x: jax.Array) -> jax.Array:
                 return vae_strips.narrowed(x, begin, strips, 2**single)
 
-            return self._chunks(Decoder, params, strip, 1, Part.LEVELS, narrow)
+            return finish(self._chunks(Decoder, params, strip, 1, Part.LEVELS, narrow))
 
         centre = self._chunks(Decoder, params, z, 1, Part.CENTRE)
         return vae_strips.run(levels, centre, strips, 1, self.cfg.spatial_stride)

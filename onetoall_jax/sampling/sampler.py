@@ -49,7 +49,7 @@ class Sampler:
 
     Attributes:
       functions: the model's `conditions`, `reference_features`, `velocity`.
-      codec: `geometry`, `encode(params, frames)`, `decode(params, latents)`.
+      codec: `geometry`, `encode` and `decode`; see `models.codec.Codec`.
       config: settings.
       scope: what programs are called in: a mesh and its rules, or nothing.
     """
@@ -156,12 +156,14 @@ class Sampler:
             pose, offset = at
             context = self._context(codec_params, carry, offset) if chained else None
             latents, _ = self.denoiser.draw(params, inputs, pose, noise, context)
-            frames = self.codec.decode(codec_params, latents)
             held = carry.tone
             if self.config.colour_anchor and chained:
+                frames = self.codec.decode(codec_params, latents)
                 held = jnp.where(carry.index > 0, held, tone(frames))
                 frames = anchored(frames, held, self.config.colour_anchor)
-            frames_u8 = to_bytes(frames)
+                frames_u8 = to_bytes(frames)
+            else:
+                frames_u8 = self.codec.decode(codec_params, latents, to_bytes)
             filled = jax.lax.dynamic_update_slice_in_dim(
                 carry.frames_u8, frames_u8, 0, axis=1
             )

@@ -8,6 +8,7 @@ import pytest
 
 from onetoall_jax.models import vae_strips
 from onetoall_jax.models.vae import VAE, VAEConfig
+from onetoall_jax.sampling.sampler import to_bytes
 from onetoall_jax.sharding import mesh, rules
 
 TINY = VAEConfig(base_dim=4, z_dim=3, dim_mult=(1, 2), res_blocks=1,
@@ -91,6 +92,14 @@ def whole_picture():
 
 def test_strips_of_a_picture_change_nothing():
     assert_equal(both(TINY, 8 * 6, (64, 6), frames=1), whole_picture())
+
+
+def test_what_finishes_the_frames_may_change_their_type():
+    vae = VAE(TINY, most_pixels=8 * 6)
+    latents = random((1, 1, 32, 3, 3), 8)
+    plain = jax.jit(vae.decode)(params_of(TINY), latents)
+    bytes_ = jax.jit(lambda *a: vae.decode(*a, to_bytes))(params_of(TINY), latents)
+    np.testing.assert_array_equal(bytes_, to_bytes(plain))
 
 
 @pytest.mark.slow

@@ -101,10 +101,11 @@ class FormulaCodec(NamedTuple):
         )
         return params["gain"] * cells.mean(axis=-2)
 
-    def decode(self, params, latents):
+    def decode(self, params, latents, finish=lambda frames: frames):
         count = 4 * latents.shape[1] - 3
         frames = repeat(latents, "b f h w c -> b (f t) (h p) (w q) c", t=4, p=2, q=2)
-        return jnp.clip(frames[:, 3 : 3 + count] / params["gain"] + 1 / 255, -1, 1)
+        cells = frames[:, 3 : 3 + count] / params["gain"] + 1 / 255
+        return finish(jnp.clip(cells, -1, 1))
 
 
 PARAMS = {"w": jnp.asarray(0.5)}
