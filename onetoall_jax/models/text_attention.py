@@ -101,7 +101,9 @@ class TextAttention(nn.Module):
     def remember(self, text: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embedded rows [B,n,D] -> keys and values [B,n,N,K]."""
         key = self.key_norm(self.key(text))
-        return _heads(key, self.cfg), _heads(self.value(text), self.cfg)
+        # Else a TPU turns the weights of all blocks, and holds them twice.
+        value = jax.lax.optimization_barrier(self.value(text))
+        return _heads(key, self.cfg), _heads(value, self.cfg)
 
     def __call__(self, x: jax.Array, text: Any) -> jax.Array:
         """x [B,T,D] -> [B,T,D]."""
