@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onetoall_jax import flow
+from onetoall_jax import flow, pixels
 from onetoall_jax.training import draws, example, optimizer, state
 from onetoall_jax.training.settings import OptimizerConfig, TrainingConfig
 from onetoall_jax.training.step import Fixed, Knobs, clip_losses, make_train_step
@@ -137,7 +137,7 @@ def test_every_clip_has_its_own_draws_unless_the_release_is_asked_for():
 def test_context_frames_are_clean_and_not_learned():
     many = drawn(CONFIG, chance=1.0, clips=CLIPS)
     given = example.prepare(ENCODERS, {}, batch(), many, CONFIG)
-    latents = small(example.pictures(jnp.asarray(batch()["frames_u8"])))
+    latents = small(pixels.scaled(jnp.asarray(batch()["frames_u8"])))
     np.testing.assert_allclose(given.noisy[:, :2], latents[:, :2], atol=1e-6)
     sigma = flow.sigma_of(given.timestep)[:, None, None, None]
     want = (1 - sigma) * latents[:, 2] + sigma * many.noise[:, 2]
