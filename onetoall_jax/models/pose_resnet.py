@@ -193,7 +193,7 @@ class PoseResNet(nn.Module):
 
     @nn.nowrap
     def in_sweeps(self, params: Params, pose: jax.Array) -> jax.Array:
-        """The same of a clip too large to hold at full resolution; not differentiated.
+        """The same of a clip too large to hold at full resolution.
 
         A level goes over its clip three times, a few frames at a time: twice for what
         its norms must know of the whole clip, then for its result.
@@ -261,7 +261,10 @@ class PoseResNet(nn.Module):
 
 
 def grid(net: PoseResNet, params: Params, pose: jax.Array) -> jax.Array:
-    """The net's result, in sweeps where the clip is large and nothing is trained.
+    """The net's result, in sweeps where clips are large and no backward pass is due.
+
+    A net with `remat` is one that is trained. Without it sweeps are right, too, but
+    keep as much for a backward pass as they save.
 
     Args:
       pose: [B,F,H,W,3], bytes or in -1..1.

@@ -139,20 +139,20 @@ def codec(
       devices: that a clip's strips may be spread over.
     """
     vae = config.vae
-    side = vae.spatial_stride
-    height, width = size.height // side, size.width // side
+    stride = vae.spatial_stride
+    height, width = size.height // stride, size.width // stride
     depth = (vae.res_blocks, len(vae.dim_mult))
     halo = vae_strips.decoder_halo(*depth)
     last = vae_strips.decoder_halo(*depth, vae.single_level)
     most = config.most_pixels or vae_strips.UNKNOWN
-    strips = vae_strips.plan(height, width, halo, last, most // side**2, devices)
-    side = max(height, width)
-    window, narrow = (strips.window, strips.narrow) if strips else (side, side)
+    strips = vae_strips.plan(height, width, halo, last, most // stride**2, devices)
+    longer = max(height, width)
+    window, narrow = (strips.window, strips.narrow) if strips else (longer, longer)
     arrays = _CODEC_ARRAYS * window + _CODEC_LAST_ARRAYS * narrow
     channels = padded(vae.base_dim, platform)
     pixels = clips * size.height * size.width
     clip = clips * size.num_frames * size.height * size.width * 3
-    return 4 * (arrays / side * pixels * channels + clip)
+    return 4 * (arrays / longer * pixels * channels + clip)
 
 
 def padded(channels: int, platform: str) -> int:
