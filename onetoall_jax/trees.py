@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 
 Tree = Any  # nested dict of arrays
@@ -55,6 +56,11 @@ def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"in both trees: {twice[:5]}")
     return unflatten({**left, **right})
+
+
+def retyped(shapes: Tree, dtype: Any) -> Tree:
+    """ShapeDtypeStructs in another type; shardings stay."""
+    return jax.tree.map(lambda leaf: leaf.update(dtype=jnp.dtype(dtype)), shapes)
 
 
 def num_elements(tree: Tree) -> int:

@@ -55,7 +55,7 @@ MISTAKES = (
     ),
     Mistake(
         "pose tokens added to the embedding",
-        f"{MODELS}/onetoall.py",
+        f"{MODELS}/denoiser.py",
         "else first + given.pose_tokens",
         "else stream.x + given.pose_tokens",
         "dit_token_replace",
@@ -63,7 +63,7 @@ MISTAKES = (
     ),
     Mistake(
         "pose scale ignored",
-        f"{MODELS}/onetoall.py",
+        f"{MODELS}/denoiser.py",
         "x = x + scale[:, None, None] * residual",
         "x = x + residual",
         "dit_all_dropped",
@@ -71,7 +71,7 @@ MISTAKES = (
     ),
     Mistake(
         "prefix frame last",
-        f"{MODELS}/onetoall.py",
+        f"{MODELS}/denoiser.py",
         "z = jnp.concatenate([given.prefix.astype(self.dtype), z], axis=1)",
         "z = jnp.concatenate([z, given.prefix.astype(self.dtype)], axis=1)",
         "dit_token_replace",
@@ -79,7 +79,7 @@ MISTAKES = (
     ),
     Mistake(
         "token replace from frame 0",
-        f"{MODELS}/onetoall.py",
+        f"{MODELS}/denoiser.py",
         "first = 1 if self.cfg.pose_layers else 0",
         "first = 0 if self.cfg.pose_layers else 0",
         "dit_token_replace",

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from onetoall_jax import axes
-from onetoall_jax.models.text_attention import TextMemory
+from onetoall_jax.models.denoiser import Conditions, Model, Stream
+from onetoall_jax.models.text_attention import Text, TextMemory
 
 Params = Any
 Poses = tuple[jax.Array | None, jax.Array | None]
@@ -27,15 +28,15 @@ class Pass(Protocol):
 
 
 def prepare(
-    model: Any,
+    model: Model,
     params: Params,
     rows: Sequence[Pass],
-    texts: Mapping[str, Any],
+    texts: Mapping[str, jax.Array | Text],
     references: Mapping[str, jax.Array | None],
     poses: Mapping[str, Poses],
     *,
     together: bool = False,
-) -> Any:
+) -> Conditions | tuple[Conditions, ...]:
     """Conditions of every pass, or of all as one batch; see `onetoall.functions`.
 
     A pass of pose scale 0 has no pose path, unless it shares a batch.
@@ -58,12 +59,12 @@ def prepare(
 
 
 def velocities(
-    model: Any,
+    model: Model,
     params: Params,
     latents: jax.Array,
     timestep: jax.Array,
     rows: Sequence[Pass],
-    given: Any,
+    given: Conditions | tuple[Conditions, ...],
     features: Mapping[str, jax.Array | None],
     context: jax.Array | None = None,
     *,
@@ -72,13 +73,13 @@ def velocities(
     """Velocity of every pass, [B,f,h,w,C]; see `onetoall.functions`."""
     if together:
         count = len(rows)
-        x, t, flags = (
-            None if a is None else _for_each([a] * count, axis=0)
-            for a in (latents, timestep, context)
-        )
+        assert isinstance(given, Conditions)
+        x, t = (_joined([a] * count, axis=0) for a in (latents, timestep))
+        flags = _for_each([context] * count, axis=0)
         feature = _for_each([features[row.reference] for row in rows], axis=1)
         made = model.velocity(params, x, t, given, feature, flags)
         return jnp.split(made, count)
+    assert not isinstance(given, Conditions)
     begin = _Begun(model, params, latents, timestep, features, context)
     done: list[jax.Array] = []
     for row, conditions in zip(rows, given, strict=True):
@@ -99,7 +100,7 @@ class _Begun:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         params: Params,
         latents: jax.Array,
         timestep: jax.Array,
@@ -108,13 +109,13 @@ class _Begun:
     ):
         self._model, self._params, self._features = model, params, features
         self._latents, self._timestep, self._context = latents, timestep, context
-        self._streams: dict[str, Any] = {}
+        self._streams: dict[str, Stream] = {}
         self._attended: dict[str, jax.Array] = {}
-        self._begun: dict[tuple[str, str], Any] = {}
+        self._begun: dict[tuple[str, str], tuple[jax.Array, jax.Array]] = {}
 
     def __call__(
-        self, row: Pass, given: Any, done: jax.Array | None
-    ) -> tuple[Any, Any]:
+        self, row: Pass, given: Conditions, done: jax.Array | None
+    ) -> tuple[Stream, tuple[jax.Array, jax.Array] | None]:
         """(stream, outputs of the blocks before the pose, or None without them).
 
         Args:
@@ -150,7 +151,7 @@ def _names(rows: Sequence[Pass], kind: str) -> list[str]:
     return list(dict.fromkeys(getattr(row, kind) for row in rows))
 
 
-def _stacked(made: Sequence[Any]) -> Any:
+def _stacked(made: Sequence[Conditions]) -> Conditions:
     """Conditions of several passes as those of one larger batch."""
     tokens = [one.pose_tokens for one in made]
     scale = None
@@ -164,7 +165,7 @@ def _stacked(made: Sequence[Any]) -> Any:
                 for one in made
             ]
         )
-    return made[0].replace(
+    return Conditions(
         text={n: _stacked_text([one.text[n] for one in made]) for n in made[0].text},
         prefix=_for_each([one.prefix for one in made], axis=0),
         pose_tokens=_for_each(tokens, axis=0),
@@ -196,8 +197,11 @@ def _stacked_text(texts: Sequence[TextMemory]) -> TextMemory:
 
 def _for_each(parts: Sequence[jax.Array | None], axis: int) -> jax.Array | None:
     """Arrays of all passes joined along their axis of clips."""
-    if any(part is None for part in parts):
-        return None
-    joined = jnp.concatenate(list(parts), axis=axis)  # type: ignore[arg-type]
+    there = [part for part in parts if part is not None]
+    return _joined(there, axis) if len(there) == len(parts) else None
+
+
+def _joined(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    joined = jnp.concatenate(parts, axis=axis)
     names = [axes.BATCH if i == axis else None for i in range(joined.ndim)]
     return axes.constrain(joined, *names)

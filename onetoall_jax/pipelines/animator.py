@@ -111,7 +111,7 @@ def setup(
       UserError: no checkpoint, or one that cannot animate.
     """
     folder = Path(checkpoint)
-    settings = _settings(folder, run)
+    settings = run_settings.for_sampling(_settings(folder, run))
     if not settings.model.reference_layers:
         raise UserError(
             f"{folder} is a base that takes no reference: give a checkpoint of stage 1 "
@@ -150,6 +150,7 @@ def loaded(given: Setup) -> Animator:
     if jax.tree.leaves(codec_params):
         if settings.codec.params is None:
             raise UserError("codec.params is not set: name the converted VAE.")
+        codec_params = trees.retyped(codec_params, settings.codec.dtype)
         codec_params = parameters.load(Path(settings.codec.params), codec_params)
     dtype = jnp.dtype(settings.training.dtype)
     functions = onetoall.functions(
@@ -168,17 +169,22 @@ def _sampling(before: SamplingConfig, overrides: Mapping[str, Any]) -> SamplingC
 
 
 def _params(folder: Path, settings: RunSettings, mesh: Mesh | None) -> Any:
-    """Parameters to draw with; adapters are merged into the base they were made for."""
+    """Parameters to draw with, in the type that is computed with, as released.
+
+    Adapters are merged into the base they were made for.
+    """
 
     def expected(boxed: Any) -> Any:
         return nn.meta.unbox(boxed) if mesh is None else start.abstract(boxed, mesh)
 
+    dtype = settings.training.dtype
     if not settings.lora.rank:
-        return parameters.load(folder, expected(start.boxed(settings.model)))
+        whole = trees.retyped(expected(start.boxed(settings.model)), dtype)
+        return parameters.load(folder, whole)
     whole = expected(start.boxed(settings.model, settings.lora))
     mine, base = trees.split(whole, lora.ALL)
     adapters = parameters.load(folder, mine)
-    params = parameters.load(Path(settings.init_from), base)
+    params = parameters.load(Path(settings.init_from), trees.retyped(base, dtype))
     return jax.jit(lambda a, b: lora.merge(trees.join(a, b)))(adapters, params)
 
 

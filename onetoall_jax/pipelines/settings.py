@@ -71,6 +71,7 @@ FREE = (
     "mesh",
     "attention",
     "sampling",
+    "codec.sampling_dtype",
     "data.root",
     "data.latents",
     "data.workers",
@@ -94,6 +95,13 @@ def build(values: Mapping[str, Any]) -> RunSettings:
     if recipe not in RECIPES:
         raise UserError(f"recipe is {recipe!r}: choose one of {sorted(RECIPES)}.")
     return config.build(RunSettings, _merged(values, RECIPES[recipe]))
+
+
+def for_sampling(settings: RunSettings) -> RunSettings:
+    """The same with the codec in the type that it samples in."""
+    dtype = settings.codec.sampling_dtype or settings.training.dtype
+    codec = dataclasses.replace(settings.codec, dtype=dtype)
+    return dataclasses.replace(settings, codec=codec)
 
 
 def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from onetoall_jax.lora import LoraConfig
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall, prompts
 from onetoall_jax.models.codec import Codec
+from onetoall_jax.models.denoiser import CONTEXT_FRAMES
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.pipelines import encode, preview, start, tune
 from onetoall_jax.pipelines.compiled import use_cache
@@ -224,7 +225,7 @@ def train_step(settings: RunSettings, codec: Codec, target: TrainState) -> Any:
     encoders = Encoders(
         clip=codec.encode,
         reference=functools.partial(codecs.reference_latents, codec),
-        context_frames=onetoall.CONTEXT_FRAMES,
+        context_frames=CONTEXT_FRAMES,
     )
     tx: optax.GradientTransformation = optimizer.transform(training.optimizer)
     step = make_train_step(denoiser, encoders, tx, training)

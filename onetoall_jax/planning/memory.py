@@ -8,6 +8,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from onetoall_jax.models import vae_strips
 from onetoall_jax.models.codec import CodecConfig
 from onetoall_jax.models.dit import parts
@@ -152,7 +154,8 @@ def codec(
     channels = padded(vae.base_dim, platform)
     pixels = clips * size.height * size.width
     clip = clips * size.num_frames * size.height * size.width * 3
-    return 4 * (arrays / longer * pixels * channels + clip)
+    each = jnp.dtype(config.dtype).itemsize
+    return each * (arrays / longer * pixels * channels + clip)
 
 
 def padded(channels: int, platform: str) -> int:

@@ -16,7 +16,7 @@ from onetoall_jax.errors import UserError
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models.text_attention import MOST
 from onetoall_jax.pipelines import devices as animating
-from onetoall_jax.pipelines.settings import RunSettings
+from onetoall_jax.pipelines.settings import RunSettings, for_sampling
 from onetoall_jax.planning import (
     collectives,
     communication,
@@ -266,7 +266,8 @@ class _Case:
     ):
         self.request, self.sizes = request, sizes
         self.arguments, self.counts = arguments, counts
-        self.settings = request.settings
+        given = request.settings
+        self.settings = for_sampling(given) if request.sampler else given
         self.model = self.settings.model
         self.codec = codecs.build(self.settings.codec, self.model.patch)
         self.wide = jnp.dtype(self.settings.training.dtype).itemsize == 4

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from onetoall_jax import trees
 from onetoall_jax.batch import BatchShape
 from onetoall_jax.models import codec as codecs
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.codec import Codec
 from onetoall_jax.models.text_attention import MOST, Text
 from onetoall_jax.pipelines import start, train
-from onetoall_jax.pipelines.settings import RunSettings
+from onetoall_jax.pipelines.settings import RunSettings, for_sampling
 from onetoall_jax.planning.rates import GIB
 from onetoall_jax.sampling.euler import Inputs
 from onetoall_jax.sampling.sampler import Carry, Sampler
@@ -120,6 +121,7 @@ def training_arguments(
 
 def sampling(settings: RunSettings, mesh: Mesh, shape: BatchShape) -> Program:
     """One segment of a clip, as the animator's sampler compiles it."""
+    settings = for_sampling(settings)
     codec = codecs.build(settings.codec, settings.model.patch)
     dtype = jnp.dtype(settings.training.dtype)
     functions = onetoall.functions(
@@ -140,15 +142,15 @@ def sampling_arguments(
 ) -> tuple[Mapping[str, Tree], tuple[Tree, ...]]:
     """(kinds, arguments) of a sampled segment; prompts have the most rows that merge.
 
-    Parameters are as the release stores them, in the type that is computed with.
+    Parameters are in the type that is computed with, as the animator reads them.
     """
+    settings = for_sampling(settings)
     codec = codecs.build(settings.codec, settings.model.patch)
     model, table = settings.model, rules.table(settings.mesh.rules)
     boxed = start.boxed(model)
-    params = jax.tree.map(
-        lambda leaf, where: _array(leaf.shape, settings.training.dtype, where),
-        nn.meta.unbox(boxed),
-        rules.shardings(boxed, mesh, table),  # type: ignore[arg-type]
+    params = trees.retyped(
+        start.abstract(boxed, mesh, table),  # type: ignore[arg-type]
+        settings.training.dtype,
     )
     whole = NamedSharding(mesh, PartitionSpec())
     b, frames, height, width = dataclasses.astuple(shape)
@@ -166,13 +168,13 @@ def sampling_arguments(
         reference_pose_u8=_array((b, 1, height, width, 3), jnp.uint8, whole),
     )
     carry = Carry(
-        _array((b, frames, height, width, 3), jnp.uint8, whole),
+        _array((b, settings.sampling.overlap, height, width, 3), jnp.uint8, whole),
         _array((), jnp.int32, whole),
         _array((b, 2, 3), jnp.float32, whole),
     )
     pose = _array((1, b, frames, height, width, 3), jnp.uint8, whole)
     offset, seed = _array((1,), jnp.int32, whole), _array((), jnp.uint32, whole)
-    fixed = _codec(codec, whole)
+    fixed = trees.retyped(_codec(codec, whole), settings.codec.dtype)
     kinds = {
         "parameters": params,
         "codec": fixed,

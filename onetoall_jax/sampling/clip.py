@@ -88,34 +88,32 @@ def draw_segments(
     if noise is None:
         noise = np.uint32(sampler.config.seed if seed is None else seed)
     clips = len(inputs.prompt)
-    carry = sampler.first_carry(clips, max(s.length for s in parts), *size)
-    before, behind = 0, 0 if done is None else done.segments
+    carry = sampler.first_carry(clips, *size)
+    offsets = np.diff([s.start for s in parts], append=parts[-1].start).astype(np.int32)
+    behind = 0 if done is None else done.segments
     if done is not None:
-        carry = _carry(carry, done)
-        before = parts[behind - 1].start
+        carry = _carry(sampler, done, offsets[behind - 1])
     for group in segments.calls(parts[behind:], sampler.config.segments_per_call):
-        starts = [before, *(s.start for s in group)]
-        before = starts[-1]
         carry, drawn = sampler.call(
             params,
             codec_params,
             inputs,
             carry,
             None if pose_u8 is None else _poses(pose_u8, group),
-            np.diff(starts).astype(np.int32),
+            offsets[behind : behind + len(group)],
             noise,
             length=group[0].length,
             chained=len(parts) > 1,
         )
+        behind += len(group)
         latents, frames_u8 = jax.device_get(drawn)
         first_tone = jax.device_get(carry.tone)
         for i, segment in enumerate(group):
             yield Made(segment, latents[i], frames_u8[i], first_tone)
 
 
-def _carry(empty: Carry, done: Done) -> Carry:
-    frames = np.array(empty.frames_u8)
-    frames[:, : done.frames_u8.shape[1]] = done.frames_u8
+def _carry(sampler: Sampler, done: Done, offset: int) -> Carry:
+    frames = done.frames_u8[:, offset : offset + sampler.config.overlap]
     return Carry(frames, np.int32(done.segments), done.tone)  # type: ignore[arg-type]
 
 

@@ -23,13 +23,13 @@ class Carry:
     """What one segment hands to the next, in one call or from call to call.
 
     Attributes:
-      frames_u8: [B,S,H,W,3], the segment before from its first frame on; S is the
-        longest segment's length, after a shorter one the end is stale.
+      overlap_u8: [B,overlap,H,W,3], what the segment before drew of the next one's
+        first frames.
       index: scalar, segments made so far; at 0 the others mean nothing.
       tone: [B,2,3], mean and contrast of each colour in the first segment; see `tone`.
     """
 
-    frames_u8: jax.Array
+    overlap_u8: jax.Array
     index: jax.Array
     tone: jax.Array
 
@@ -93,17 +93,14 @@ class Sampler:
             chained: bool,
         ) -> tuple[Carry, Drawn]:
             if not noise.ndim:
-                clips, _, *size, _ = carry.frames_u8.shape
+                clips, _, *size, _ = carry.overlap_u8.shape
                 noise = draw_noise(noise, clips, self.latent_shape(length, *size))
             return self.draw(
                 params, codec_params, inputs, carry, pose_u8, offset, noise,
                 chained=chained,
             )  # fmt: skip
 
-        # The carry comes back as long as it went in: it needs no second place.
-        program = jax.jit(
-            call, static_argnames=("length", "chained"), donate_argnames="carry"
-        )
+        program = jax.jit(call, static_argnames=("length", "chained"))
         scope = self.scope
         if scope is None:
             return program
@@ -120,12 +117,10 @@ class Sampler:
         sides = height // g.spatial, width // g.spatial
         return (g.latent_frames(num_frames), *sides, g.channels)
 
-    def first_carry(
-        self, clips: int, num_frames: int, height: int, width: int
-    ) -> Carry:
-        """Carry before the first segment, for segments of up to `num_frames`."""
+    def first_carry(self, clips: int, height: int, width: int) -> Carry:
+        """Carry before the first segment."""
         # On the host: made on the device, each would be a program of its own.
-        empty = np.zeros((clips, num_frames, height, width, 3), np.uint8)
+        empty = np.zeros((clips, self.config.overlap, height, width, 3), np.uint8)
         tone = np.zeros((clips, 2, 3), np.float32)
         return Carry(empty, np.zeros((), np.int32), tone)  # type: ignore[arg-type]
 
@@ -146,7 +141,8 @@ class Sampler:
         Args:
           params, codec_params: plain trees.
           pose_u8: [n,B,F,H,W,3], or None for a model without pose.
-          offset: [n], how far each segment starts behind the one before it.
+          offset: [n], how far behind each segment's start the next one starts; means
+            nothing for a clip's last.
           noise: [B,f,h,w,C], the same for every segment, as released.
           chained: segments start with the last frames made; False where a clip is one
             segment, so that none is encoded.
@@ -154,9 +150,9 @@ class Sampler:
 
         def segment(carry: Carry, at: tuple) -> tuple[Carry, Drawn]:
             pose, offset = at
-            context = self._context(codec_params, carry, offset) if chained else None
+            context = self._context(codec_params, carry) if chained else None
             latents, _ = self.denoiser.draw(params, inputs, pose, noise, context)
-            held = carry.tone
+            held, overlap_u8 = carry.tone, carry.overlap_u8
             if self.config.colour_anchor and chained:
                 frames = self.codec.decode(codec_params, latents)
                 held = jnp.where(carry.index > 0, held, tone(frames))
@@ -164,24 +160,21 @@ class Sampler:
                 frames_u8 = to_bytes(frames)
             else:
                 frames_u8 = self.codec.decode(codec_params, latents, to_bytes)
-            filled = jax.lax.dynamic_update_slice_in_dim(
-                carry.frames_u8, frames_u8, 0, axis=1
-            )
-            return Carry(filled, carry.index + 1, held), Drawn(latents, frames_u8)
+            if chained:
+                overlap_u8 = jax.lax.dynamic_slice_in_dim(
+                    frames_u8, offset, self.config.overlap, axis=1
+                )
+            return Carry(overlap_u8, carry.index + 1, held), Drawn(latents, frames_u8)
 
         return jax.lax.scan(segment, carry, (pose_u8, offset))
 
-    def _context(
-        self, codec_params: Params, carry: Carry, offset: jax.Array
-    ) -> Context:
+    def _context(self, codec_params: Params, carry: Carry) -> Context:
         """First frames of the segment as the one before drew them, encoded.
 
         Before the first segment there are none; the same program then ignores them.
         """
-        frames = jax.lax.dynamic_slice_in_dim(
-            carry.frames_u8, offset, self.config.overlap, axis=1
-        )
-        latents = self.codec.encode(codec_params, pixels.scaled(frames))
+        frames = pixels.scaled(carry.overlap_u8)
+        latents = self.codec.encode(codec_params, frames)
         return Context(latents, jnp.broadcast_to(carry.index > 0, len(latents)))
 
 

@@ -3,10 +3,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
-from configs import stage1, stage2
+from configs import stage1, stage2, stage3
 from onetoall_jax.batch import BatchShape
+from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
+from onetoall_jax.pipelines import animator
 from onetoall_jax.pipelines import settings as run_settings
 from onetoall_jax.planning import count, plan, program, rates, report, topology
 from onetoall_jax.planning.work import Size
@@ -114,6 +117,39 @@ def test_the_sampler_that_is_planned_is_the_one_that_draws():
     _, drawn = traced.out_info
     assert drawn.frames_u8.shape == (1, 1, 9, 32, 48, 3)
     assert traced.fun_name == "call"  # of `Sampler.call`, which sampling compiles
+
+
+def test_what_a_sampler_holds_is_what_the_animator_reads():
+    stored = parameters.settings(animator.SHIPPED)
+    stored["training"]["dtype"] = "bfloat16"
+    drawing = animator.load(animator.SHIPPED, run=stored)
+    mesh = AbstractMesh((1, 1, 1, 1), plan.AXES)
+    planned, _ = program.sampling_arguments(
+        run_settings.build(stored), mesh, BatchShape(1, 9, 32, 48)
+    )
+
+    def types(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree)
+
+    assert types(drawing.params) == types(planned["parameters"])
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(drawing.params)} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "wanted, expected", [(None, "bfloat16"), ("float32", "float32")]
+)
+def test_the_codec_samples_in_the_type_of_the_denoiser_unless_told(wanted, expected):
+    asked = request(
+        stage3.get_config("1_3b"), "v6e:1x1", 1, "9x64x64", codec__sampling_dtype=wanted
+    )
+    mesh = AbstractMesh((1, 1, 1, 1), plan.AXES)
+    planned, _ = program.sampling_arguments(
+        asked.settings, mesh, BatchShape(1, 9, 64, 64)
+    )
+    leaves = jax.tree.leaves(planned["codec"])
+    assert {leaf.dtype.name for leaf in leaves} == {expected}
+    assert run_settings.for_sampling(asked.settings).codec.dtype == expected
+    assert asked.settings.codec.dtype == "float32"  # of training
 
 
 def test_a_mesh_or_batch_that_does_not_fit_is_said_in_a_sentence():

@@ -121,9 +121,9 @@ def test_a_clip_of_two_segments_over_devices_gives_the_same_frames():
         sampler = Sampler(
             onetoall.functions(FULL), made, dataclasses.replace(config, passes=passes)
         )
-        carry = sampler.first_carry(1, 13, *SIZE)
+        carry = sampler.first_carry(1, *SIZE)
         noise = normal(1, 4, SIZE[0] // 8, SIZE[1] // 8, 4, seed=6)
-        offsets = np.array([0, 8], np.int32)
+        offsets = np.array([8, 0], np.int32)
 
         def fn(params):
             _, drawn = sampler.draw(params, {}, given, carry, pose_u8, offsets, noise)

@@ -97,7 +97,7 @@ def test_the_unit_is_a_scan_over_steps_inside_a_scan_over_segments():
         PARAMS,
         CODEC_PARAMS,
         given,
-        sampler.first_carry(2, 9, *SIZE),
+        sampler.first_carry(2, *SIZE),
         jnp.asarray(np.stack([pose(9)] * 4)),
         jnp.zeros(4, jnp.int32),
         draw_noise(0, 2, (3, 2, 3, 3)),

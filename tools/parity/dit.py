@@ -9,6 +9,7 @@ import numpy as np
 
 from onetoall_jax.conversion import apply
 from onetoall_jax.models import onetoall
+from onetoall_jax.models.denoiser import Model
 from onetoall_jax.models.settings import ModelConfig
 from tools.parity.case import Case
 
@@ -66,7 +67,7 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     params = model_params(case, case.config)
     inputs: Any = case.inputs
     call = case.config["call"]
-    model = onetoall.Model.build(cfg, dtype, "none")
+    model = Model.build(cfg, dtype, "none")
 
     def forward(params: Any) -> dict[str, Any]:
         reference: Any = None
@@ -112,7 +113,7 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _inside(
-    model: onetoall.Model, params: Any, stream: Any, given: Any, features: Any
+    model: Model, params: Any, stream: Any, given: Any, features: Any
 ) -> dict[str, Any]:
     """Output of block 0 and, with pose, the first residual."""
     if not model.cfg.lead_layers:

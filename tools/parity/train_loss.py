@@ -11,6 +11,7 @@ import optax
 from onetoall_jax import flow, trees
 from onetoall_jax.conversion import apply
 from onetoall_jax.models import onetoall
+from onetoall_jax.models.denoiser import CONTEXT_FRAMES
 from onetoall_jax.training import example, optimizer, stages, step
 from tools.parity import dit
 from tools.parity import optimizer as recorded_optimizer
@@ -39,7 +40,7 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     patterns = stages.patterns(f"stage{config['stage']}")
     first, frozen = trees.split(params, patterns)
     text = jnp.asarray(case.inputs["text"])
-    frames = onetoall.CONTEXT_FRAMES
+    frames = CONTEXT_FRAMES
 
     @jax.jit
     def gradient(trainable: Any) -> tuple[jax.Array, Any]:
@@ -97,7 +98,7 @@ def example_of(case: Case) -> example.Example:
     clips, context = len(latents), None
     if config["token_replace"]:
         context = jnp.ones(clips, bool)
-        frames = onetoall.CONTEXT_FRAMES
+        frames = CONTEXT_FRAMES
         noisy = example.with_context(noisy, latents, context, frames)
     pose = reference_pose = jnp.zeros((clips, 1, 16, 16, 3))
     if "pose_video_u8" in inputs:
