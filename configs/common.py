@@ -55,9 +55,9 @@ def base(stage: int, size: str) -> ConfigDict:
     c.data.resolutions = _RESOLUTIONS[stage]
     c.training = _training(stage)
     c.sampling = ConfigDict(dict(steps=30, shift=7.0, segment_frames=29, seed=42))
+    c.sampling.codec_dtype = placeholder(str)
     c.sampling.short_side = 576 if size == "14b" else 384
     c.codec = ConfigDict(dict(kind="wan_vae", params="checkpoints/vae", most_pixels=0))
-    c.codec.sampling_dtype = placeholder(str)
     c.text = ConfigDict(
         dict(
             length=226,

@@ -39,8 +39,8 @@ class CodecConfig:
 
     Attributes:
       kind: "wan_vae" or "block".
-      dtype: of the VAE's computation; training runs it in float32.
-      sampling_dtype: the same for sampling; None is the denoiser's, as released.
+      dtype: of the VAE's computation; training runs it in float32, and sampling has
+        its own, `sampling.codec_dtype`.
       most_pixels: of a frame that the VAE takes whole; larger ones go in strips, which
         bounds its memory and changes nothing. 0 is what the device's memory allows.
       params: directory of the converted VAE; the block codec has none.
@@ -48,7 +48,6 @@ class CodecConfig:
 
     kind: str = "wan_vae"
     dtype: str = "float32"
-    sampling_dtype: str | None = None
     most_pixels: int = 0
     params: str | None = None
     vae: VAEConfig = dataclasses.field(default_factory=VAEConfig)

@@ -62,13 +62,16 @@ class Animator(NamedTuple):
           UserError: an unknown setting, or a value of another type.
         """
         sampling = _sampling(self.sampler.config, overrides)
-        if sampling.devices != self.sampler.config.devices:
-            raise UserError(
-                "sampling.devices says where parameters lie: give it to `load`."
-            )
-        if dataclasses.replace(sampling, seed=0) == dataclasses.replace(
-            self.sampler.config, seed=0
+        before = self.sampler.config
+        if (sampling.devices, sampling.codec_dtype) != (
+            before.devices,
+            before.codec_dtype,
         ):
+            raise UserError(
+                "sampling.devices and sampling.codec_dtype say how parameters lie in "
+                "memory: give them to `load`."
+            )
+        if dataclasses.replace(sampling, seed=before.seed) == before:
             return self  # its programs serve every seed
         sampler = dataclasses.replace(self.sampler, config=sampling)
         return self._replace(sampler=sampler)
@@ -88,7 +91,11 @@ class Setup(NamedTuple):
     folder: Path
     settings: RunSettings
     codec: Codec
-    sampling: SamplingConfig
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Settings of sampling."""
+        return self.settings.sampling
 
     @property
     def canvas_side(self) -> int:
@@ -97,7 +104,7 @@ class Setup(NamedTuple):
 
     def changed(self, overrides: Mapping[str, Any]) -> "Setup":
         """The same with other sampling settings; raises as `Animator.changed`."""
-        return self._replace(sampling=_sampling(self.sampling, overrides))
+        return _setup(self.folder, self.settings, overrides)
 
 
 def setup(
@@ -111,14 +118,20 @@ def setup(
       UserError: no checkpoint, or one that cannot animate.
     """
     folder = Path(checkpoint)
-    settings = run_settings.for_sampling(_settings(folder, run))
+    settings = _settings(folder, run)
     if not settings.model.reference_layers:
         raise UserError(
             f"{folder} is a base that takes no reference: give a checkpoint of stage 1 "
             "or later."
         )
+    return _setup(folder, settings, overrides or {})
+
+
+def _setup(folder: Path, given: RunSettings, overrides: Mapping[str, Any]) -> Setup:
+    sampling = _sampling(given.sampling, overrides)
+    settings = run_settings.for_sampling(dataclasses.replace(given, sampling=sampling))
     codec = codecs.build(settings.codec, settings.model.patch)
-    return Setup(folder, settings, codec, _sampling(settings.sampling, overrides or {}))
+    return Setup(folder, settings, codec)
 
 
 def load(
@@ -142,7 +155,8 @@ def load(
 
 def loaded(given: Setup) -> Animator:
     """Reads the parameters; see `load`."""
-    folder, settings, codec, sampling = given
+    folder, settings, codec = given
+    sampling = settings.sampling
     use_cache(settings.training.compilation_cache)
     mesh = devices.mesh_of(sampling)
     params = _params(folder, settings, mesh)

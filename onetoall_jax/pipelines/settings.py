@@ -71,7 +71,6 @@ FREE = (
     "mesh",
     "attention",
     "sampling",
-    "codec.sampling_dtype",
     "data.root",
     "data.latents",
     "data.workers",
@@ -98,8 +97,16 @@ def build(values: Mapping[str, Any]) -> RunSettings:
 
 
 def for_sampling(settings: RunSettings) -> RunSettings:
-    """The same with the codec in the type that it samples in."""
-    dtype = settings.codec.sampling_dtype or settings.training.dtype
+    """The same with the codec in the type that it samples in.
+
+    Raises:
+      UserError: a type that it does not compute in.
+    """
+    dtype = settings.sampling.codec_dtype or settings.training.dtype
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError(
+            f"sampling.codec_dtype={dtype!r}: choose 'bfloat16' or 'float32'."
+        )
     codec = dataclasses.replace(settings.codec, dtype=dtype)
     return dataclasses.replace(settings, codec=codec)
 

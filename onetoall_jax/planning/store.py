@@ -25,7 +25,8 @@ def key(settings: Any, asked: Mapping[str, Any]) -> str:
     Args:
       asked: what else names the program (`Request.to_dict`).
     """
-    values = {k: v for k, v in config.to_dict(settings).items() if k not in _IDLE}
+    idle = _IDLE if asked["sampler"] else (*_IDLE, "sampling")
+    values = {k: v for k, v in config.to_dict(settings).items() if k not in idle}
     named = {k: v for k, v in asked.items() if k not in ("config", "changes")}
     latents = bool(settings.data.get("latents"))
     text = json.dumps([values, named, latents, _versions()], sort_keys=True)

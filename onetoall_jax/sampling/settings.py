@@ -19,6 +19,8 @@ class SamplingConfig:
         the batch over its devices) or "auto", by memory; the result is the same.
       devices: that share a clip, first its passes, then its tokens; 0 takes all there
         are. Chosen when a checkpoint is loaded.
+      codec_dtype: of the VAE's computation, "bfloat16" or "float32"; None is the type
+        of the denoiser's, as released. Chosen when a checkpoint is loaded.
       segment_frames: frames drawn at a time, 1 + temporal stride * n.
       overlap: frames of a segment that the one before has made; they decode from two
         latent frames.
@@ -40,6 +42,7 @@ class SamplingConfig:
     pose_scale: float = 1.0
     passes: str = "auto"
     devices: int = 1
+    codec_dtype: str | None = None
     segment_frames: int = 81
     overlap: int = 5
     plan: str = "static"

@@ -8,6 +8,7 @@ import pytest
 
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
+from onetoall_jax.pipelines import animator
 from onetoall_jax.pipelines.animate import animate
 from onetoall_jax.pipelines.preparing import PrepareConfig
 
@@ -96,3 +97,14 @@ def test_a_full_disk_keeps_what_is_finished(pair, model, tmp_path):
         assert [p.name for p in small.iterdir()] == ["out"]
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_codec_in_a_type_that_it_does_not_compute_in():
+    with pytest.raises(UserError, match="choose 'bfloat16' or 'float32'"):
+        animator.setup(animator.SHIPPED, {"codec_dtype": "float8"})
+
+
+@pytest.mark.parametrize("late", [{"devices": 0}, {"codec_dtype": "bfloat16"}])
+def test_what_says_how_parameters_lie_comes_too_late(model, late):
+    with pytest.raises(UserError, match="give them to `load`"):
+        model.changed(late)

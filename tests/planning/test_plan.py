@@ -140,7 +140,7 @@ def test_what_a_sampler_holds_is_what_the_animator_reads():
 )
 def test_the_codec_samples_in_the_type_of_the_denoiser_unless_told(wanted, expected):
     asked = request(
-        stage3.get_config("1_3b"), "v6e:1x1", 1, "9x64x64", codec__sampling_dtype=wanted
+        stage3.get_config("1_3b"), "v6e:1x1", 1, "9x64x64", sampling__codec_dtype=wanted
     )
     mesh = AbstractMesh((1, 1, 1, 1), plan.AXES)
     planned, _ = program.sampling_arguments(
