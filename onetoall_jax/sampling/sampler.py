@@ -100,7 +100,10 @@ class Sampler:
                 chained=chained,
             )  # fmt: skip
 
-        program = jax.jit(call, static_argnames=("length", "chained"))
+        # Frames come back in the place of their poses, which have the same shape.
+        program = jax.jit(
+            call, static_argnames=("length", "chained"), donate_argnames="pose_u8"
+        )
         scope = self.scope
         if scope is None:
             return program
