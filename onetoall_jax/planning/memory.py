@@ -21,9 +21,10 @@ from onetoall_jax.planning.work import Size
 _LIVE_WIDTH, _LIVE_MLP = 18, 2
 # The same per token that policies keep of every block until then, in units of D.
 _KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
-# Arrays at full resolution that pose frames hold for their backward pass (fitted to a
-# compiled step of 1.3B at 29x768x768). Columns of pose frames fill the lanes of a TPU.
-_POSE_ARRAYS = 31
+# Arrays at full resolution that pose frames hold for their backward pass (fitted to
+# compiled steps at 29x768x768). Columns of pose frames fill the lanes of a TPU. The
+# compiler packs them tightly where a chip has no more than so many bytes.
+_POSE_ARRAYS, _TIGHT_POSE_ARRAYS, _LITTLE = 31, 21, 16 * 2**30
 # Arrays as large as a frame that decoding holds, of what all levels work on and of what
 # the last ones do (fitted to the decoder alone at 576x1024, whole and in strips).
 _CODEC_ARRAYS, _CODEC_LAST_ARRAYS = 9, 46
@@ -51,12 +52,18 @@ class Share:
 
 
 def temporary(
-    model: ModelConfig, size: Size, share: Share, remat: str, wide: bool
+    model: ModelConfig,
+    size: Size,
+    share: Share,
+    remat: str,
+    wide: bool,
+    limit: float | None,
 ) -> Mapping[str, float]:
     """Bytes beside the arguments, by kind; the sum is the most held at a time.
 
     Args:
       wide: the network computes in float32, not in bfloat16.
+      limit: bytes that a device has, where that is known.
     """
     each = 4 if wide else 2
     width = model.dim * each
@@ -80,7 +87,9 @@ def temporary(
     }
     if model.pose_layers:
         pixels = share.clips * size.num_frames * size.height * size.width
-        made["pose frames"] = _POSE_ARRAYS * pixels * model.pose_channels * each
+        tight = limit is not None and limit <= _LITTLE
+        arrays = _TIGHT_POSE_ARRAYS if tight else _POSE_ARRAYS
+        made["pose frames"] = arrays * pixels * model.pose_channels * each
     return made
 
 

@@ -114,14 +114,11 @@ class Plan:
     @property
     def limit(self) -> float | None:
         """Bytes that a program may use."""
-        chip = self.request.topology.chip
-        return None if chip is None else chip.memory * rates.GIB
+        return self.request.topology.memory
 
     @property
     def fits(self) -> bool:
-        """Whether the device has the memory."""
-        if self.compiled is not None:
-            return not self.compiled.needed
+        """Whether the device has the memory; a compiler may ask for more than that."""
         return self.limit is None or self.used <= self.limit
 
     @property
@@ -318,7 +315,10 @@ class _Case:
             return memory.sampling(
                 self.model, size, share, self.passes, rows, coding, self.wide, alone
             )
-        made = dict(memory.temporary(self.model, size, share, run.remat, self.wide))
+        limit = self.request.topology.memory
+        made = dict(
+            memory.temporary(self.model, size, share, run.remat, self.wide, limit)
+        )
         made["gradient"] = self.arguments["trained parameters"]
         stored = bool(self.settings.data.get("latents"))
         if coding > sum(made.values()) and not stored:

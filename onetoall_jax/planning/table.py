@@ -51,8 +51,10 @@ class Case:
         return made + ["--sampler"] * self.sampler
 
 
-def _train(size: str, machine: str, batch: int, **mesh: int) -> Case:
+def _train(size: str, machine: str, batch: int, remat: str = "", **mesh: int) -> Case:
     changes = {**_STORED, **{f"mesh.{axis}": n for axis, n in mesh.items()}}
+    if remat:
+        changes["training.remat"] = remat
     return Case(f"configs/stage2.py:{size}", machine, batch, changes)
 
 
@@ -78,11 +80,14 @@ CASES = (
     _sample("1_3b", "v5p:2x2x2"),
     _train("14b", "v4:4x4x4", 64),
     _train("14b", "v5e:16x16", 64, context=4),
+    _train("14b", "v5e:16x16", 32, context=8),
+    _train("14b", "v6e:8x8", 64, "offload"),
+    _train("14b", "v4:4x4x4", 64, "offload"),
 )
 # Machines whose best mesh is searched, with clips of a step.
 _SEARCHED = {
-    "1_3b": {"v4:2x2x2": 8, "v5e:4x4": 16, "v5p:2x2x2": 8, "v6e:2x4": 8},
-    "14b": {"v4:4x4x4": 64, "v5e:16x16": 64, "v5p:4x4x4": 64, "v6e:8x8": 64},
+    "1_3b": {"v4:2x2x2": 8, "v5e:4x4": 4, "v5p:2x2x2": 8, "v6e:2x4": 8},
+    "14b": {"v4:4x4x4": 64, "v5e:16x16": 32, "v5p:4x4x4": 64, "v6e:8x8": 64},
 }
 _CHIPS = ("v4", "v5e", "v5p", "v6e", "h100", "h200")
 # Steps of eight clips, by the paper; six clips to a picture. Share of clips at 768.
@@ -130,7 +135,8 @@ def _compiled_row(made: Plan) -> Sequence[str]:
     name = asked.name.removeprefix("configs/").replace(".py:", " ")
     what = "sampler" if asked.sampler else f"step of {asked.batch}"
     error = f"{made.estimated / GIB:.1f} ({made.estimated / made.used - 1:+.0%})"
-    over = "does not fit" if c.needed else f"{(made.limit - made.used) / GIB:.1f}"
+    margin = f"{(made.limit - made.used) / GIB:.1f}"
+    over = margin if made.fits else "does not fit"
     return (
         f"{name}, {what} {asked.size}",
         asked.topology.name,

@@ -50,6 +50,11 @@ class Topology:
     devices: int
     chip: rates.Chip | None
 
+    @property
+    def memory(self) -> float | None:
+        """Bytes that a program may use of one device; None where nobody knows."""
+        return None if self.chip is None else self.chip.memory * rates.GIB
+
 
 def parse(name: str) -> Topology:
     """Topology of a name.
