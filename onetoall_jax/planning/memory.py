@@ -32,6 +32,9 @@ _CODEC_ARRAYS, _CODEC_LAST_ARRAYS = 9, 46
 # and at full resolution of pose frames that are taken whole or in sweeps.
 _FORWARD_WIDTH, _FORWARD_LIVE, _FORWARD_MLP = 8, 4, 2
 _FORWARD_POSE, _SWEPT_POSE = 4.5, 1.6
+# Blocks whose gathered weights are there at a time, in a step and in a forward pass
+# (fitted to compiled programs of 14B): the next ones come while one is at work.
+_GATHERED, _FORWARD_GATHERED = 2, 4
 _LANES = 128  # a TPU pads the last axis of an array to so many
 
 
@@ -79,7 +82,7 @@ def temporary(
         share_kept = _KEPT[remat] * width
         kept = (tokens * blocks + reference * model.reference_layers) * share_kept
     features = reference * (model.reference_layers + 1) * 2 * width
-    gathered = 2 * each * block_parameters(model) if share.gathers else 0
+    gathered = _GATHERED * each * block_parameters(model) if share.gathers else 0
     made = {
         "kept for the backward pass": kept + features,
         "one block": tokens * live / share.tensor,
@@ -126,7 +129,10 @@ def sampling(
     network = {
         "one block": tokens * live / share.tensor,
         "pose, prompts, features": (passes[1] * tokens + prompts + features) * width,
-        "gathered weights": 2 * each * block_parameters(model) / share.tensor
+        "gathered weights": _FORWARD_GATHERED
+        * each
+        * block_parameters(model)
+        / share.tensor
         if share.gathers
         else 0.0,
     }
