@@ -79,12 +79,14 @@ def main(argv: list[str]) -> None:
     for word in args.set:
         if "=" not in word:
             raise UserError(f"--set {word}: write name=value, for example steps=12.")
+    from onetoall_jax.host_memory import give_back_large_arrays
     from onetoall_jax.pipelines import animator, pairs
     from onetoall_jax.pipelines.animate import animate
     from onetoall_jax.pipelines.embed import Encoder
     from onetoall_jax.pipelines.preparing import PrepareConfig
     from onetoall_jax.pose.detect import Search
 
+    give_back_large_arrays()
     flags = {"alignment.mode": args.align, "alignment.anchor": args.anchor}
     names = ("height", "width", "num_frames", "fps", "person", "reference_person")
     flags |= {name: getattr(args, name) for name in names}

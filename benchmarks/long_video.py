@@ -22,6 +22,7 @@ from data_pipeline import synthetic
 from data_pipeline.synthetic import SyntheticConfig
 from onetoall_jax import errors, media
 from onetoall_jax.evaluation import plot
+from onetoall_jax.host_memory import give_back_large_arrays
 from onetoall_jax.pipelines import animate as animating
 from onetoall_jax.pipelines import animator as animators
 from onetoall_jax.pipelines.preparing import PrepareConfig
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="not yet there")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True)
+    give_back_large_arrays()  # as sample.py does
     found = measured(args.frames, args.out, args.checkpoint)
     panel = plot.lines("resident memory by segment, MB", {"MB": found["MB"]})
     media.write_image(args.out / "memory.png", panel)
