@@ -53,7 +53,7 @@ def test_the_shipped_model_draws_the_same_over_eight_devices():
         }  # fmt: skip
         made = animator.load(overrides=changes)
         drawn[count] = animator.sample_batch(made, batch).astype(int)
-        with pytest.raises(UserError, match="give it to `load`"):
+        with pytest.raises(UserError, match="give them to `load`"):
             made.changed({"devices": 3})
     off = np.abs(drawn[8] - drawn[1])
     assert off.max() <= 1 and (off > 0).mean() < 1e-2
