@@ -19,8 +19,9 @@ from onetoall_jax.planning.work import Size
 
 # Values that a block holds while its backward pass runs: per token in units of D and M.
 _LIVE_WIDTH, _LIVE_MLP = 18, 2
-# The same per token that policies keep of every block until then, in units of D.
-_KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.0}
+# The same per token that policies keep of every block until then, in units of D. Half
+# of what is offloaded still lies on the device (two compiled steps of 14B).
+_KEPT = {"block": 1.0, "attention": 3.0, "offload": 0.5}
 # Arrays at full resolution that pose frames hold for their backward pass (fitted to
 # compiled steps at 29x768x768). Columns of pose frames fill the lanes of a TPU. The
 # compiler packs them tightly where a chip has no more than so many bytes.

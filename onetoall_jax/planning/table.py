@@ -87,7 +87,7 @@ CASES = (
 # Machines whose best mesh is searched, with clips of a step.
 _SEARCHED = {
     "1_3b": {"v4:2x2x2": 8, "v5e:4x4": 4, "v5p:2x2x2": 8, "v6e:2x4": 8},
-    "14b": {"v4:4x4x4": 64, "v5e:16x16": 32, "v5p:4x4x4": 64, "v6e:8x8": 64},
+    "14b": {"v4:4x4x4": 32, "v5e:16x16": 16, "v5p:4x4x4": 64, "v6e:8x8": 32},
 }
 _CHIPS = ("v4", "v5e", "v5p", "v6e", "h100", "h200")
 # Steps of eight clips, by the paper; six clips to a picture. Share of clips at 768.
