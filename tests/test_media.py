@@ -8,6 +8,7 @@ from PIL import Image
 from onetoall_jax import media
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import files
+from tests.turned import turn
 
 
 def ramp(count=7, height=32, width=48):
@@ -64,6 +65,24 @@ def test_key_points_survive_their_file(tmp_path):
     np.savez(tmp_path / "b.npz", keypoints=np.zeros((2, 5, 3)), size=[1, 1], fps=1.0)
     with pytest.raises(UserError, match=r"\(2, 5, 3\)"):
         files.read(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("quarters, dark", [(1, "top"), (2, "right"), (3, "bottom")])
+def test_videos_are_turned_as_their_file_says(quarters, dark, tmp_path):
+    frames = np.full((3, 32, 48, 3), 255, np.uint8)
+    frames[:, :, :24] = 0  # the left
+    media.write_video(tmp_path / "a.mp4", frames, fps=12)
+    turn(tmp_path / "a.mp4", quarters)
+    back = np.stack(list(media.Video(tmp_path / "a.mp4").frames()))
+    assert back.shape == ((3, 48, 32, 3) if quarters % 2 else frames.shape)
+    height, width = back.shape[1:3]
+    sides = {
+        "top": back[:, : height // 3],
+        "bottom": back[:, -(height // 3) :],
+        "right": back[:, :, -(width // 3) :],
+    }
+    assert sides[dark].mean() < 16
+    assert back.mean() == pytest.approx(127.5, abs=8)
 
 
 def test_pictures_are_turned_as_their_file_says(tmp_path):

@@ -7,7 +7,6 @@ found out.
 import json
 import os
 import shutil
-import struct
 from fractions import Fraction
 
 import av
@@ -23,6 +22,7 @@ from data_pipeline.prepare.settings import PrepareConfig
 from onetoall_jax.errors import UserError
 from onetoall_jax.pose import files
 from onetoall_jax.pose.files import Track
+from tests.turned import turn
 
 pytestmark = pytest.mark.slow
 COUNT, FRAMES = 500, 12
@@ -102,18 +102,6 @@ def encode(path, height, width, codec, pixel, ratio, steps):
         for packet in stream.encode():
             out.mux(packet)
     return path, height, width
-
-
-def turn(path, quarters):
-    """Has an mp4 shown turned clockwise: writes the matrix of its track."""
-    data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 44
-    one = 1 << 16
-    a, b, c, d = {1: (0, one, -one, 0), 2: (-one, 0, 0, -one), 3: (0, -one, one, 0)}[
-        quarters
-    ]
-    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
 
 
 def picture(rng, path, height, width, kind):
