@@ -15,6 +15,7 @@ LEAVES = PLAIN | {"axes", "trees", "rng", "pixels"}
 # Room -> rooms it may import; its own room always.
 MAY_IMPORT = {
     "errors": set(),
+    "host_memory": set(),
     "config": {"errors"},
     "geometry": {"errors"},
     "batch": {"geometry", "errors"},
