@@ -13,10 +13,9 @@ from einops import rearrange
 
 from onetoall_jax import axes
 from onetoall_jax.models import pose_resnet
-from onetoall_jax.models.attention import AttentionConfig
 from onetoall_jax.models.dit import Modulation
 from onetoall_jax.models.layers import silu, unpatchify
-from onetoall_jax.models.parts import DEFAULT_ATTENTION, Parts, parts
+from onetoall_jax.models.modules import Modules
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
 from onetoall_jax.models.text_attention import Text, TextMemory
@@ -81,18 +80,7 @@ class Model:
 
     cfg: ModelConfig
     dtype: jnp.dtype
-    part: Parts
-
-    @classmethod
-    def build(
-        cls,
-        cfg: ModelConfig,
-        dtype: jnp.dtype,
-        remat: str = "none",
-        attention: AttentionConfig = DEFAULT_ATTENTION,
-    ) -> "Model":
-        """Model whose modules compute in `dtype`; see `onetoall.functions`."""
-        return cls(cfg, dtype, parts(cfg, dtype, remat, attention))
+    modules: Modules
 
     def conditions(
         self,
@@ -132,10 +120,10 @@ class Model:
             rows, bias = text.rows, jnp.log(text.copies.astype(jnp.float32))
         else:
             rows = text
-        embedded = _run(self.part.text, p["text_embedding"], rows.astype(self.dtype))
+        embedded = _run(self.modules.text, p["text_embedding"], rows.astype(self.dtype))
 
         def kept(block: Params) -> tuple[jax.Array, jax.Array]:
-            return self.part.text_attention.apply(  # type: ignore[return-value]
+            return self.modules.text_attention.apply(  # type: ignore[return-value]
                 {"params": block}, embedded, method="remember"
             )
 
@@ -151,7 +139,7 @@ class Model:
         """Latent frame before the video, [B,1,h,w,C]."""
         if not self.cfg.pose_layers:
             return None
-        return _run(self.part.prefix, params["prefix_encoder"], reference)
+        return _run(self.modules.prefix, params["prefix_encoder"], reference)
 
     def pose(
         self,
@@ -164,7 +152,7 @@ class Model:
             return None
         # Two calls: the norms pool over time, and the reference is no part of the clip.
         grids = [
-            pose_resnet.grid(self.part.pose, params["pose_resnet"], p)
+            pose_resnet.grid(self.modules.pose, params["pose_resnet"], p)
             for p in (reference_pose, pose)
         ]
         return _shared_out(pose_resnet.to_tokens(jnp.concatenate(grids, axis=1)))
@@ -182,14 +170,14 @@ class Model:
         # As copies, not as one replicated array, each device carries the gradient of
         # its own down to the parameters, whose sum over devices is made anyway.
         many = jnp.repeat(reference, copies, axis=1)
-        x = _run(self.part.patch, p["patch_embedding"], many)
+        x = _run(self.modules.patch, p["patch_embedding"], many)
         x = axes.constrain(x, axes.BATCH, axes.REFERENCE_COPIES, axes.EMBED)
         _, m = self._time(p, timestep)
-        _, kept = self.part.extractor.scan(
+        _, kept = self.modules.extractor.scan(
             p["blocks"], x, Modulation(m), rope, keep=True
         )
         stages = jnp.concatenate([x[None], kept])
-        project = jax.vmap(lambda q, r: _run(self.part.zeros, q, r))
+        project = jax.vmap(lambda q, r: _run(self.modules.zeros, q, r))
         return project(p["projections"], stages)
 
     def velocity(
@@ -224,7 +212,7 @@ class Model:
         self, params: Params, stream: Stream, features: jax.Array | None
     ) -> jax.Array:
         """Tokens after the attention of block 0, which reads no prompt."""
-        return self.part.blocks.one(
+        return self.modules.blocks.one(
             params["dit"]["lead_blocks"],
             0,
             stream.x,
@@ -250,7 +238,7 @@ class Model:
         if attended is None:
             first = self.lead_block(params, 0, stream.x, stream, given, features)
         else:
-            first = self.part.blocks.one(
+            first = self.modules.blocks.one(
                 params["dit"]["lead_blocks"],
                 0,
                 attended,
@@ -277,7 +265,7 @@ class Model:
             x = self.lead_block(params, 0, x, stream, given, features)
         if "blocks" in p:
             index = jnp.asarray(self.cfg.feature_of_block[self.cfg.lead_layers :])
-            x, _ = self.part.blocks.scan(
+            x, _ = self.modules.blocks.scan(
                 p["blocks"],
                 x,
                 stream.modulation,
@@ -286,7 +274,7 @@ class Model:
                 features,
                 index,
             )
-        patches = _run(self.part.head, p["head"], x, stream.head_modulation)
+        patches = _run(self.modules.head, p["head"], x, stream.head_modulation)
         whole = axes.constrain(patches, axes.BATCH, None, None)
         out = unpatchify(
             whole[:, : stream.rope.num_tokens], stream.grid, self.cfg.patch
@@ -307,7 +295,7 @@ class Model:
         if given.prefix is not None:
             z = jnp.concatenate([given.prefix.astype(self.dtype), z], axis=1)
         grid = self._grid(z.shape)
-        x = _shared_out(_run(self.part.patch, p["patch_embedding"], z))
+        x = _shared_out(_run(self.modules.patch, p["patch_embedding"], z))
         rope = self._rope(grid)
         rope = dataclasses.replace(rope, padding=x.shape[1] - rope.num_tokens)
         modulations = self._modulations(p, timestep, context, grid, x.shape[1])
@@ -345,7 +333,7 @@ class Model:
     ) -> jax.Array:
         """Output of leading block i, before a pose residual is added."""
         feature = features[self.cfg.feature_of_block[i]]  # type: ignore[index]
-        return self.part.blocks.one(
+        return self.modules.blocks.one(
             params["dit"]["lead_blocks"],
             i,
             x,
@@ -360,9 +348,9 @@ class Model:
     ) -> tuple[jax.Array, jax.Array]:
         """Pose-control block j: (its output, the residual for DiT block j + 1)."""
         p = params["pose_control"]
-        u = self.part.control.one(p["blocks"], j, u, stream.modulation, stream.rope)
+        u = self.modules.control.one(p["blocks"], j, u, stream.modulation, stream.rope)
         last = jax.tree.map(lambda a: a[j], p["projections"])
-        return u, _run(self.part.zeros, last, u)
+        return u, _run(self.modules.zeros, last, u)
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         u, p, q = self.cfg.patch
@@ -374,8 +362,8 @@ class Model:
 
     def _time(self, params: Params, timestep: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embedding [B,D] and block modulation [B,6,D]."""
-        e = _run(self.part.time, params["time_embedding"], timestep)
-        m = _run(self.part.time_projection, params["time_projection"], silu(e))
+        e = _run(self.modules.time, params["time_embedding"], timestep)
+        m = _run(self.modules.time_projection, params["time_projection"], silu(e))
         return e, rearrange(m, "b (six d) -> b six d", six=6)
 
     def _modulations(

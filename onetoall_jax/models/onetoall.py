@@ -13,7 +13,7 @@ from onetoall_jax.models import passes
 from onetoall_jax.models.attention import AttentionConfig
 from onetoall_jax.models.denoiser import Conditions, Model, Params
 from onetoall_jax.models.dit import Modulation
-from onetoall_jax.models.parts import DEFAULT_ATTENTION, parts
+from onetoall_jax.models.modules import DEFAULT_ATTENTION, modules
 from onetoall_jax.models.rope import Rope
 from onetoall_jax.models.settings import ModelConfig
 
@@ -35,7 +35,7 @@ def init(cfg: ModelConfig, key: jax.Array) -> Params:
     Every layer starts as the release's layers do: uniform in +-1/sqrt(fan_in), norms
     at one, and zero for the layers that join a new part to a trained one.
     """
-    part = parts(cfg)
+    net = modules(cfg)
     keys = iter(jax.random.split(key, 32))
     row = jnp.zeros((1, cfg.dim))
     tokens = jnp.zeros((1, 1, cfg.dim))
@@ -47,41 +47,41 @@ def init(cfg: ModelConfig, key: jax.Array) -> Params:
 
     def embeddings(channels: int) -> Params:
         return {
-            "patch_embedding": one(part.patch, jnp.zeros((1, *cfg.patch, channels))),
-            "time_embedding": one(part.time, jnp.zeros(1)),
-            "time_projection": one(part.time_projection, row),
+            "patch_embedding": one(net.patch, jnp.zeros((1, *cfg.patch, channels))),
+            "time_embedding": one(net.time, jnp.zeros(1)),
+            "time_projection": one(net.time_projection, row),
         }
 
     def projections(length: int) -> Params:
-        stacked = jax.vmap(lambda k: part.zeros.init(k, row)["params"])(
+        stacked = jax.vmap(lambda k: net.zeros.init(k, row)["params"])(
             jax.random.split(next(keys), length)
         )
         return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: axes.LAYERS})
 
     full = (tokens, mod, rope, tokens, tokens)
     dit = embeddings(cfg.in_channels)
-    dit["text_embedding"] = one(part.text, jnp.zeros((1, 1, cfg.text_dim)))
+    dit["text_embedding"] = one(net.text, jnp.zeros((1, 1, cfg.text_dim)))
     if cfg.lead_layers:
-        dit["lead_blocks"] = part.blocks.init(next(keys), cfg.lead_layers, *full)
+        dit["lead_blocks"] = net.blocks.init(next(keys), cfg.lead_layers, *full)
     rest = cfg.num_layers - cfg.lead_layers
     if rest:
-        dit["blocks"] = part.blocks.init(next(keys), rest, *full)
-    dit["head"] = one(part.head, tokens, Modulation(jnp.zeros((1, 1, cfg.dim))))
+        dit["blocks"] = net.blocks.init(next(keys), rest, *full)
+    dit["head"] = one(net.head, tokens, Modulation(jnp.zeros((1, 1, cfg.dim))))
     params = {"dit": dit}
     if cfg.reference_layers:
         params["reference_extractor"] = {
             **embeddings(cfg.reference_channels),
-            "blocks": part.extractor.init(
+            "blocks": net.extractor.init(
                 next(keys), cfg.reference_layers, tokens, mod, rope
             ),
             "projections": projections(cfg.reference_layers + 1),
         }
     if cfg.pose_layers:
         latents = jnp.zeros((1, 1, 1, 1, cfg.reference_channels))
-        params["prefix_encoder"] = one(part.prefix, latents)
-        params["pose_resnet"] = one(part.pose, jnp.zeros((1, 1, 16, 16, 3)))
+        params["prefix_encoder"] = one(net.prefix, latents)
+        params["pose_resnet"] = one(net.pose, jnp.zeros((1, 1, 16, 16, 3)))
         params["pose_control"] = {
-            "blocks": part.control.init(next(keys), cfg.pose_layers, tokens, mod, rope),
+            "blocks": net.control.init(next(keys), cfg.pose_layers, tokens, mod, rope),
             "projections": projections(cfg.pose_layers),
         }
     return params
@@ -132,7 +132,7 @@ def functions(
       attention: its form.
     Source: sections 2, 7, 10, 11 of the released model.
     """
-    model = Model.build(cfg, dtype, remat, attention)
+    model = Model(cfg, dtype, modules(cfg, dtype, remat, attention))
     return Functions(
         model.conditions,
         model.reference_features,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from onetoall_jax import config, lora, trees
+from onetoall_jax import config, lora, pixels, trees
 from onetoall_jax.checkpoints import parameters
 from onetoall_jax.errors import UserError
 from onetoall_jax.models import codec as codecs
@@ -273,8 +273,8 @@ def _encoder(codec: Codec, with_black: bool) -> Callable[..., tuple]:
         params: Any, reference_u8: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array | None]:
         _, height, width, _ = reference_u8.shape
-        pixels = reference_u8.astype(jnp.float32) / 255 * 2 - 1
-        reference = codecs.reference_latents(codec, params, pixels, mask)
+        picture = pixels.scaled(reference_u8)
+        reference = codecs.reference_latents(codec, params, picture, mask)
         if not with_black:
             return reference, None
         return reference, codecs.black_latents(codec, params, height, width)

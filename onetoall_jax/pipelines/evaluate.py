@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onetoall_jax import media
+from onetoall_jax import media, pixels
 from onetoall_jax.evaluation import frames as measures
 from onetoall_jax.pipelines.animator import Animator, sample_batch
 
@@ -60,15 +60,14 @@ def candidates(animator: Animator, clips: Batch, mean: np.ndarray) -> dict[str, 
 
 def round_trip(animator: Animator, frames_u8: np.ndarray) -> np.ndarray:
     """Frames after encoding and decoding: the ceiling of every result."""
-    pixels = jnp.asarray(frames_u8, jnp.float32) / 255 * 2 - 1
     codec = animator.codec
 
     @jax.jit
-    def both(params: Any, x: jax.Array) -> jax.Array:
-        return codec.decode(params, codec.encode(params, x))
+    def both(params: Any, frames_u8: jax.Array) -> jax.Array:
+        back = codec.decode(params, codec.encode(params, pixels.scaled(frames_u8)))
+        return jnp.round((back.astype(jnp.float32) / 2 + 0.5) * 255).astype(jnp.uint8)
 
-    back = np.asarray(both(animator.codec_params, pixels))
-    return np.round((back / 2 + 0.5) * 255).astype(np.uint8)
+    return np.asarray(both(animator.codec_params, frames_u8))
 
 
 @dataclasses.dataclass(frozen=True)

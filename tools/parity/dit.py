@@ -10,6 +10,7 @@ import numpy as np
 from onetoall_jax.conversion import apply
 from onetoall_jax.models import onetoall
 from onetoall_jax.models.denoiser import Model
+from onetoall_jax.models.modules import modules
 from onetoall_jax.models.settings import ModelConfig
 from tools.parity.case import Case
 
@@ -67,7 +68,7 @@ def run(case: Case, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
     params = model_params(case, case.config)
     inputs: Any = case.inputs
     call = case.config["call"]
-    model = Model.build(cfg, dtype, "none")
+    model = Model(cfg, dtype, modules(cfg, dtype))
 
     def forward(params: Any) -> dict[str, Any]:
         reference: Any = None
@@ -119,7 +120,7 @@ def _inside(
     if not model.cfg.lead_layers:
         shared = (stream.modulation, stream.rope, given.text["blocks"].block(0))
         blocks = params["dit"]["blocks"]
-        return {"block0": model.part.blocks.one(blocks, 0, stream.x, *shared)}
+        return {"block0": model.modules.blocks.one(blocks, 0, stream.x, *shared)}
     block0 = model.lead_block(params, 0, stream.x, stream, given, features)
     if not model.cfg.pose_layers:
         return {"block0": block0}

@@ -16,7 +16,7 @@ from onetoall_jax.models.text_attention import TextAttention
 DEFAULT_ATTENTION = AttentionConfig()
 
 
-class Parts(NamedTuple):
+class Modules(NamedTuple):
     """The modules of one model; they hold sizes only."""
 
     patch: PatchEmbedding
@@ -33,12 +33,12 @@ class Parts(NamedTuple):
     pose: PoseResNet
 
 
-def parts(
+def modules(
     cfg: ModelConfig,
     dtype: jnp.dtype = jnp.float32,
     remat: str = "none",
     attention: AttentionConfig = DEFAULT_ATTENTION,
-) -> Parts:
+) -> Modules:
     """The modules of a model; see `onetoall.functions`."""
     d = (axes.PARAM_EMBED, axes.PARAM_HEADS)
 
@@ -49,7 +49,7 @@ def parts(
 
     reference = cfg.reference_layers > 0
     text_names = (axes.CONV_IN, axes.PARAM_EMBED, axes.PARAM_HEADS)
-    return Parts(
+    return Modules(
         patch=PatchEmbedding(cfg.dim, cfg.patch, dtype),
         time=TimeEmbedding(cfg, dtype),
         time_projection=Dense(6 * cfg.dim, d, dtype),
